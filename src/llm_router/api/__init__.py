@@ -1,0 +1,1 @@
+"""LAW: speaks HTTP. No decisions."""

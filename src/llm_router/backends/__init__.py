@@ -1,0 +1,1 @@
+"""LAW: describes one inference server each. Starts nothing, calls nothing, reads no file."""

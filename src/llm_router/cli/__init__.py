@@ -1,0 +1,1 @@
+"""LAW: parses, prints, exits with a code."""

@@ -1,0 +1,1 @@
+"""LAW: the only place with defaults, files and environment."""

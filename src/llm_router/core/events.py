@@ -1,0 +1,131 @@
+"""Everything that can happen to the scheduler, in the past tense. Time arrives with the event: `at`, monotonic seconds.
+
+Counterpart: `commands`. Ids are given out by the runtime (requests) and by the scheduler (instances), never reused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class RequestClass(Enum):
+    """NORMAL may cause a switch. BACKGROUND (a chat front end's title or tag request) is served by a ready instance
+    with a free lease or refused at once: it never starts, delays or undoes a switch."""
+
+    NORMAL = "normal"
+    BACKGROUND = "background"
+
+
+class TimerKind(Enum):
+    """PATIENCE: look again whether the resident's turn is over. DRAIN: the drain deadline of an instance.
+    IDLE: the idle time-out of an instance. BACKOFF: a model may be tried again."""
+
+    PATIENCE = "patience"
+    DRAIN = "drain"
+    IDLE = "idle"
+    BACKOFF = "backoff"
+
+
+@dataclass(frozen=True, slots=True)
+class TimerKey:
+    """Names a timer: setting the same key again replaces it. `subject`: an instance id, or a model's name."""
+
+    kind: TimerKind
+    subject: int | str = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestArrived:
+    """A client asks for `model` (a canonical name). `cause`: the request's class."""
+
+    at: float
+    request: int
+    model: str
+    request_class: RequestClass = RequestClass.NORMAL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestClosed:
+    """The one closing event of an admitted request: finished, failed, or its client left (also while it waited).
+
+    `lost`: its instance broke the connection, so it is suspect until `InstanceReady` or `InstanceGone`.
+    A request that was refused by `RejectRequest` is already closed and sends none.
+    """
+
+    at: float
+    request: int
+    lost: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceReady:
+    """An instance answers: after a start, an adoption, or a check."""
+
+    at: float
+    instance: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceGone:
+    """An instance is no more and its memory is free: its start failed, it exited by itself, or a stop is complete.
+
+    `error`: why, for people, when it was not asked to stop; None after a wanted stop.
+    """
+
+    at: float
+    instance: int
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceAdopted:
+    """At start-up: a process of an earlier router still runs and serves `model`. Its id is `instance`;
+    the scheduler gives out higher ones from now on. `InstanceReady` or `InstanceGone` follows."""
+
+    at: float
+    instance: int
+    model: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadRequested:
+    """Someone wants `model` loaded without sending a request yet (command line, preload). Waits like a request would;
+    ends a back-off early."""
+
+    at: float
+    model: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnloadRequested:
+    """Someone wants `model` gone. It drains first; waiting requests for it stay and load it again."""
+
+    at: float
+    model: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimerFired:
+    at: float
+    timer: TimerKey
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShutdownRequested:
+    """No new requests from now on; waiting ones are refused, running ones may finish. The runtime does the stopping."""
+
+    at: float
+
+
+Event = (
+    RequestArrived
+    | RequestClosed
+    | InstanceReady
+    | InstanceGone
+    | InstanceAdopted
+    | LoadRequested
+    | UnloadRequested
+    | TimerFired
+    | ShutdownRequested
+)

@@ -1,0 +1,1 @@
+"""LAW: owns what runs. Spawns, signals, reaps, follows output; knows no backend by name."""

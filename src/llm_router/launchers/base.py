@@ -1,0 +1,69 @@
+"""What a launcher offers the runtime. Counterpart: `backends`, which describe what to run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from llm_router.backends.base import LaunchSpec, StopPlan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """What outlives the router about an instance: kept in the ledger, so that a restarted router can adopt it.
+
+    `launch_key`: a hash of everything that shaped the start; a changed configuration doesn't adopt the old process.
+    `served_by`: host and port it answers on.
+    """
+
+    instance: int
+    model: str
+    launch_key: str
+    port: int
+
+
+class Output(Protocol):
+    """An instance's log: every line it writes, kept in a bounded file and a ring of the last lines."""
+
+    def tail(self, lines: int = 20) -> list[str]:
+        """The last lines, oldest first."""
+        ...
+
+    def subscribe(self, on_line: Callable[[str], None]) -> Callable[[], None]:
+        """Call `on_line` for each line from now on, on the event loop. Returns the way to end it."""
+        ...
+
+    def follow(self) -> AsyncIterator[str]:
+        """The ring's lines, then each new one, until the instance is gone."""
+        ...
+
+
+class RunningProcess(Protocol):
+    """One running instance.
+
+    `exited` is done as soon as the process is gone, with its exit status (negative: the signal; None: unknown, not our
+    child).
+    """
+
+    identity: Identity
+    pid: int
+    output: Output
+    exited: asyncio.Future[int | None]
+
+    async def stop(self, plan: StopPlan) -> None:
+        """End the whole process group as `plan` says. Returns when nothing of it is left. Safe to call twice, from two
+        tasks, and after the exit; cancelling the caller doesn't stop the stopping."""
+        ...
+
+
+class Launcher(Protocol):
+    async def start(self, spec: LaunchSpec, identity: Identity) -> RunningProcess:
+        """Start it; returns as soon as the process exists, long before it is ready. Raises: LaunchError."""
+        ...
+
+    async def survivors(self) -> Sequence[RunningProcess]:
+        """Processes an earlier router left behind, still running. What carries our token but has no entry is ended
+        here."""
+        ...

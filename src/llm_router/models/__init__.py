@@ -1,0 +1,1 @@
+"""LAW: finds, fetches and makes model files."""

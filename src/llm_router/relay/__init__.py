@@ -1,0 +1,1 @@
+"""LAW: moves bytes. Decides nothing."""
