@@ -1,0 +1,138 @@
+"""What several keys must agree on. Works on plain data, so that it also speaks up when some values have wrong types.
+
+Counterpart: `schema`, which knows each key by itself. Nothing here looks at files.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from llm_router import units
+
+Key = tuple[str | int, ...]
+Data = Mapping[str, object]
+
+STARTS = ("path", "command", "script", "service", "url")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mistake:
+    """`key`: where it is; `message`: what is wrong; `remedy`: what to write instead."""
+
+    key: Key
+    message: str
+    remedy: str
+
+
+def dotted(key: Key) -> str:
+    """A key as it is shown: `models.qwen.aliases[0]`."""
+    text = ""
+    for part in key:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+def conflicts(data: Data) -> Iterator[Mistake]:
+    """Everything that is wrong between keys. Parts with a wrong type are passed over: the schema reports those."""
+    yield from _reachable_host(data)
+    models = data.get("models")
+    if not isinstance(models, Mapping):
+        return
+    if not models:
+        yield Mistake(
+            key=("models",),
+            message="there are no models",
+            remedy='add one, as in {"models": {"qwen": {"backend": "llamacpp", "path": "/models/qwen.gguf"}}}',
+        )
+    named = {str(name): model for name, model in models.items() if isinstance(model, Mapping)}
+    yield from _doubled_names(named)
+    for name, model in named.items():
+        yield from _way_to_start(name, model)
+        yield from _oversize(name, model, data.get("memory"))
+    yield from _taken_ports(data, named)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _reachable_host(data: Data) -> Iterator[Mistake]:
+    host = data.get("host", "127.0.0.1")
+    if not isinstance(host, str) or is_loopback(host) or data.get("allow_insecure") in (True, "true"):
+        return
+    yield Mistake(
+        key=("host",),
+        message=f'cannot listen on "{host}": other machines could use and unload the models without a key',
+        remedy='write "127.0.0.1" and let a proxy with a login stand before it, or accept the risk with '
+        '"allow_insecure": true',
+    )
+
+
+def _doubled_names(models: Mapping[str, Data]) -> Iterator[Mistake]:
+    owners = {name: name for name in models}
+    for name, model in models.items():
+        aliases = model.get("aliases")
+        for index, alias in enumerate(aliases if isinstance(aliases, list | tuple) else ()):
+            owner = owners.setdefault(str(alias), name)
+            if owner != name:
+                yield Mistake(
+                    key=("models", name, "aliases", index),
+                    message=f'"{alias}" already means the model "{owner}"',
+                    remedy="give each model its own names",
+                )
+
+
+def _way_to_start(name: str, model: Data) -> Iterator[Mistake]:
+    ways = [way for way in STARTS if model.get(way) is not None]
+    if not ways:
+        yield Mistake(
+            key=("models", name),
+            message="it doesn't say how the model starts",
+            remedy="add one of " + ", ".join(f'"{way}"' for way in STARTS),
+        )
+    elif len(ways) > 1 and ways != ["script", "service"]:
+        yield Mistake(
+            key=("models", name, ways[1]),
+            message="there are several ways to start it: " + ", ".join(f'"{way}"' for way in ways),
+            remedy='keep one; only "service" and "script" go together',
+        )
+
+
+def _oversize(name: str, model: Data, device: object) -> Iterator[Mistake]:
+    needed, available = _mib(model.get("memory")), _mib(device)
+    if type(model.get("memory")) is not type(device):
+        return  # one of the two lacks its unit
+    if needed is not None and available is not None and needed > available:
+        yield Mistake(
+            key=("models", name, "memory"),
+            message=f"the model needs {needed} MiB, the device has {available} MiB",
+            remedy='correct one of the two "memory" values',
+        )
+
+
+def _mib(value: object) -> int | None:
+    if isinstance(value, str):
+        try:
+            return units.mib(units.size_bytes(value))
+        except ValueError:
+            return None
+    return value if isinstance(value, int) else None
+
+
+def _taken_ports(data: Data, models: Mapping[str, Data]) -> Iterator[Mistake]:
+    own = str(data.get("router_port", 8002))
+    backends = data.get("backends")
+    named = backends if isinstance(backends, Mapping) else {}
+    keyed: list[tuple[Key, object]] = [(("backends", str(kind), "port"), section) for kind, section in named.items()]
+    keyed += [(("models", name, "port"), model) for name, model in models.items()]
+    for key, section in keyed:
+        if isinstance(section, Mapping) and str(section.get("port")) == own:
+            yield Mistake(
+                key=key, message=f"the router itself listens on port {own}", remedy="choose another port here"
+            )

@@ -1,0 +1,227 @@
+"""What a configuration may say: every key with its type, default and meaning.
+
+The descriptions are the documentation: `reference` makes the JSON schema and the reference page from them. What spans
+several keys is in `rules`, reading files in `load`. Nothing here touches the file system, except that paths left open
+are the platform's.
+
+Attributes have the names of the keys. Durations are seconds, `memory` is MiB, `max_body` is bytes.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+import platformdirs
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, PrivateAttr, SecretStr, model_validator
+from pydantic_core import PydanticCustomError
+
+from llm_router.config import guess, rules
+from llm_router.config.values import Arguments, Bytes, IdleTime, Mib, Port, Seconds
+
+Capability = Literal[
+    "chat", "completion", "embedding", "rerank", "vision", "audio", "speech", "image", "tools", "reasoning"
+]
+StatusMode = Literal["auto", "content", "event", "reasoning", "comment", "off"]
+PerformanceLine = Literal["auto", "always", "never"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        validate_default=True,
+        coerce_numbers_to_str=True,
+        hide_input_in_errors=True,
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+    )
+
+
+class Parameters(_Section):
+    """Changes to request bodies on their way to the model."""
+
+    defaults: dict[str, JsonValue] = {}
+    """Set where the request doesn't."""
+    overrides: dict[str, JsonValue] = {}
+    """Set whatever the request says."""
+    removals: tuple[str, ...] = ()
+    """Taken out of every request."""
+
+
+class BackendConfig(_Section):
+    """What all models of one backend have in common."""
+
+    port: Port | None = None
+    """Port of the inference server, for models that set none themselves. Without it the router picks a free one where
+    it builds the command line itself."""
+    binary: str | None = None
+    """The server's executable: a path, or a name found through PATH. Without it the backend's own default."""
+    args: Arguments = ()
+    """Added to the command line of every model with a `path`, before the model's own `args`."""
+    env: dict[str, str] = {}
+    """Environment variables for every model of this backend."""
+    api_key: SecretStr | None = None
+    """The server's own key, sent to it as `Authorization: Bearer`. Keep it out of the file with `${ENV_VAR}`."""
+
+
+class ModelConfig(_Section):
+    """One model: how it starts (exactly one of `path`, `command`, `script`, `service`, `url`) and how it is treated."""
+
+    backend: str
+    """Kind of inference server: `llamacpp`, `sglang`, `tabbyapi`, `vllm`, or `openai` for anything else that speaks
+    OpenAI's API."""
+    path: str | None = None
+    """A model file or folder (or a hub id where the server takes one). The router builds the command line, picks a free
+    loopback port and supervises the process. Relative paths start at the configuration file's folder."""
+    command: Arguments | None = None
+    """The whole command line, as a list or as one shell-like string. `${PORT}`, `${HOST}` and `${MODEL}` are filled
+    in; there is no shell."""
+    script: str | None = None
+    """An executable that starts the server and stays in the foreground. With `service`: what the unit runs."""
+    service: str | None = None
+    """A systemd unit."""
+    url: str | None = None
+    """Base URL of a server that runs elsewhere; the router starts and stops nothing."""
+    model_name: str | None = None
+    """The name the server itself knows the model by, where it isn't the one here."""
+    aliases: tuple[str, ...] = ()
+    """Further names a client may use."""
+    name: str | None = None
+    """Name shown to people in listings."""
+    description: str | None = None
+    """One line shown in listings."""
+    port: Port | None = None
+    """Port the server listens on; before that of the backend."""
+    env: dict[str, str] = {}
+    """Environment variables for the process, added to the router's own and to the backend's."""
+    args: Arguments = ()
+    """Added to the command line that the router builds for a `path`; a list or one shell-like string."""
+    context_length: Annotated[int, Field(ge=1)] | None = None
+    """Context window in tokens."""
+    devices: tuple[str, ...] | None = None
+    """Which GPUs, by index or UUID; an empty list means none."""
+    memory: Mib | None = None
+    """Memory the loaded model takes on the device. Unknown means the whole device."""
+    idle_timeout: IdleTime = None
+    """Unload after this long without a request; `"never"` keeps it. Without it the top-level `idle_timeout`."""
+    load_timeout: Seconds | None = None
+    """Give up on a load after this long; without it `model_load_timeout`."""
+    concurrency: Annotated[int, Field(ge=1)] | None = None
+    """Requests at the same time; more wait in the router. Without it there is no limit."""
+    priority: int = 0
+    """Among models with waiting requests the higher one goes first."""
+    pinned: bool = False
+    """Never unload it to make room for another model."""
+    preload: bool = False
+    """Load it when the router starts."""
+    ready_path: Annotated[str, Field(pattern="^/")] | None = None
+    """Path that answers 200 as soon as the server is ready; the default is the backend's."""
+    parameters: Parameters = Parameters()
+    """Changes to request bodies: `defaults`, `overrides`, `removals`."""
+    capabilities: tuple[Capability, ...] = ()
+    """What the model can do. Without it, names that clearly say embedding or rerank are taken at their word."""
+    hidden: bool = False
+    """Leave it out of the model listing; it can still be used by name."""
+    api_key: SecretStr | None = None
+    """The server's own key; before that of the backend."""
+
+
+class Config(_Section):
+    """A whole configuration. Only `models` is required."""
+
+    models: dict[str, ModelConfig]
+    """The models, by the name clients use."""
+    backends: dict[str, BackendConfig] = {}
+    """Settings per kind of backend."""
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    router_port: Annotated[int, Field(ge=0, le=65535)] = 8002
+    """Port to listen on; 0 takes any free one."""
+    allow_insecure: bool = False
+    """Permit a `host` that other machines can reach. The router asks nobody for a key: anyone who can reach the port
+    can use and unload the models."""
+    model_load_timeout: Seconds = 180.0
+    """Give up on a load after this long."""
+    memory: Mib | None = None
+    """Memory of the device that the models share. Unknown means that one model takes it all, unless models say
+    otherwise."""
+    patience: Seconds = 10.0
+    """How long a busy model keeps its turn while another model's request waits."""
+    drain_timeout: Seconds = 120.0
+    """How long open requests may run on once their model has to leave."""
+    queue_limit: Annotated[int, Field(ge=1)] = 256
+    """Requests waiting at the same time, over all models; one more is refused."""
+    idle_timeout: IdleTime = None
+    """Unload a model after this long without a request. Without it models stay until another needs the room."""
+    response_timeout: Seconds = 600.0
+    """Give up on a server that has sent no byte for this long."""
+    max_body: Annotated[Bytes, Field(validate_default=False)] = 64 * 1024**2
+    """Largest request body."""
+    status: StatusMode = "auto"
+    """How a streaming client is told about a load: as text (`content`), as Open-WebUI's status line (`event`), as
+    reasoning, as SSE comments, not at all, or by what the client is (`auto`). The header `X-LLM-Router-Status` decides
+    for one request."""
+    performance_line: PerformanceLine = "auto"
+    """Whether a chat reply ends with its speed; `auto` means for people, not for programs."""
+    on_exit: Literal["stop", "leave"] = "stop"
+    """What happens to loaded models when the router ends. `leave` keeps them running, and the next start adopts
+    them."""
+    state_dir: Path | None = None
+    """Folder for logs and for the list of running servers. Without it the user's state folder, or the one systemd
+    assigns."""
+
+    _canonical: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _has_no_conflicts(self) -> Config:
+        mistakes = list(rules.conflicts(self.model_dump(exclude_unset=True)))
+        if mistakes:
+            text = "; ".join(f"{rules.dotted(m.key)}: {m.message}: {m.remedy}" for m in mistakes)
+            raise PydanticCustomError("conflict", "{text}", {"text": text})
+        for name, model in self.models.items():
+            self._canonical.update(dict.fromkeys((name, *model.aliases), name))
+        return self
+
+    def canonical(self, name: str) -> str | None:
+        """The model that `name` (a name or an alias) means; None: no such model."""
+        return self._canonical.get(name)
+
+    def backend_config(self, kind: str) -> BackendConfig:
+        """What is set for all models of one backend; all defaults if nothing is."""
+        return self.backends.get(kind, _NOTHING_SET)
+
+    def load_timeout_s(self, name: str) -> float:
+        """Limit for one load of the model, in seconds."""
+        own = self.models[name].load_timeout
+        return self.model_load_timeout if own is None else own
+
+    def idle_timeout_s(self, name: str) -> float | None:
+        """Seconds without a request after which the model is unloaded; None: never."""
+        own = self.models[name].idle_timeout
+        effective = self.idle_timeout if own is None else own
+        return None if effective is None or math.isinf(effective) else effective
+
+    def capabilities_of(self, name: str) -> tuple[Capability, ...]:
+        """What the model can do: as configured, else as its names clearly say; empty: nothing known."""
+        model = self.models[name]
+        if model.capabilities:
+            return model.capabilities
+        guessed = guess.capability(name, model.model_name, model.path)
+        return () if guessed is None else (guessed,)
+
+    def is_helper(self, name: str) -> bool:
+        """Whether the model lives beside the chat model instead of taking its place: it only embeds or reranks."""
+        capabilities = self.capabilities_of(name)
+        return bool(capabilities) and set(capabilities) <= {"embedding", "rerank"}
+
+    @property
+    def state_folder(self) -> Path:
+        """Where state goes: as configured, else what systemd assigned to the service, else the user's state folder."""
+        assigned = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
+        return self.state_dir or (Path(assigned) if assigned else platformdirs.user_state_path("llm-router"))
+
+
+_NOTHING_SET = BackendConfig()
