@@ -1,0 +1,210 @@
+"""Starts instances as processes of their own session, and finds those that an earlier router left behind.
+
+Counterpart: `instance`, which is one of them while it runs; `ledger`, which remembers them; `backends`, which say what
+to run. What outlives the router lives in the state folder: the log files, the stdin pipes, the ledger.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import re
+import secrets
+import signal
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from llm_router.backends.base import LaunchSpec
+from llm_router.errors import LaunchError
+from llm_router.launchers import procfs
+from llm_router.launchers.base import Identity
+from llm_router.launchers.instance import TOKEN_VARIABLE, Process
+from llm_router.launchers.ledger import Entry, Ledger
+from llm_router.launchers.output import LogFile
+from llm_router.launchers.remains import Remains
+from llm_router.launchers.state import StateFolder
+
+log = logging.getLogger(__name__)
+
+
+class ProcessLauncher:
+    """Implements `launchers.base.Launcher` for local processes. Use it on one event loop; `close` it at the end.
+
+    A state folder that can't be written or that another router is using costs a warning and adoption, nothing else.
+    """
+
+    def __init__(self, state_dir: Path) -> None:
+        self._state = StateFolder(state_dir)
+        self._ledger = Ledger(self._state.instances)
+        self.running: dict[Process, Entry] = {}
+
+    async def start(self, spec: LaunchSpec, identity: Identity) -> Process:
+        """See `launchers.base`. Without an await inside: it happens wholly or not at all."""
+        entry = Entry(
+            identity=identity,
+            token=f"{self._state.id}:{identity.instance}:{secrets.token_hex(8)}",
+            log=str(self._state.new_log(_slug(identity.model), identity.instance)),
+            boot=procfs.boot_id(),
+        )
+        self._remember(entry)  # before the start: a router killed right after it must still know the token
+        try:
+            output = self._new_output(entry)
+            try:
+                return self._spawn(spec, entry, output)
+            except OSError:
+                output.detach()
+                raise
+        except OSError as error:
+            self._forget(entry)
+            raise LaunchError(_why_not(spec.argv[0], error)) from error
+
+    async def survivors(self) -> Sequence[Process]:
+        """See `launchers.base`. Call it once, before the first start. Waits until what it ends is gone."""
+        carriers = self._carriers()
+        adopted, strays = [], []
+        for entry in self._ledger.entries():
+            carrying = carriers.pop(entry.token, [])
+            living = _identify(entry, carrying)
+            output = living and self._reopen(living)
+            if living and output:
+                if living is not entry:
+                    self._remember(living)
+                adopted.append(self._own(living, output, is_child=False))
+            else:
+                strays.append(self._end(entry))
+        strays += [self._end_token(token) for token in carriers]
+        for remains in strays:
+            await remains.gone
+        return adopted
+
+    def close(self) -> None:
+        """Let go of what still runs, without stopping it, and of the state folder. Idempotent."""
+        for process in list(self.running):
+            process.detach()
+        self.running.clear()
+        self._state.close()
+
+    def _new_output(self, entry: Entry) -> LogFile:
+        Path(entry.log).write_bytes(b"")
+        return LogFile(Path(entry.log))
+
+    def _spawn(self, spec: LaunchSpec, entry: Entry, output: LogFile) -> Process:
+        stdin_path = self._state.stdin(entry.key)
+        os.mkfifo(stdin_path, 0o600)
+        # Opened for both directions, so that the engine itself holds the writing end: it never reads an end of file,
+        # whatever becomes of us (llama.cpp exits at once on one), and a later router can still open and write it.
+        with (
+            os.fdopen(os.open(stdin_path, os.O_RDWR | os.O_CLOEXEC), "rb", buffering=0) as stdin,
+            Path(entry.log).open("ab", buffering=0) as stdout,
+        ):
+            child = subprocess.Popen(
+                spec.argv,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stdout,
+                env={**os.environ, **spec.env, TOKEN_VARIABLE: entry.token},
+                start_new_session=True,
+                close_fds=True,
+            )
+        # Reaped by `Process`. A Popen that thinks so too neither warns nor reaps behind our back when it is dropped.
+        child.returncode = 0
+        stat = procfs.read_stat(child.pid)
+        entry = entry.completed(child.pid, stat.started if stat else 0)
+        self._remember(entry)
+        try:
+            return self._own(entry, output, is_child=True)
+        except OSError:
+            os.killpg(child.pid, signal.SIGKILL)
+            os.waitpid(child.pid, 0)
+            raise
+
+    def _own(self, entry: Entry, output: LogFile, *, is_child: bool) -> Process:
+        process = Process(
+            identity=entry.identity,
+            pid=entry.pid,
+            started=entry.started,
+            token=entry.token,
+            output=output,
+            is_child=is_child,
+            on_gone=self._on_gone,
+        )
+        self.running[process] = entry
+        return process
+
+    def _on_gone(self, process: Process) -> None:
+        self._forget(self.running.pop(process))
+
+    def _remember(self, entry: Entry) -> None:
+        try:
+            self._ledger.write(entry)
+        except OSError as error:
+            log.warning("cannot write the ledger in %s: %s; a restarted router will not adopt %s", self._state.path,
+                        error, entry.identity.model)  # fmt: skip
+
+    def _forget(self, entry: Entry) -> None:
+        self._ledger.remove(entry)
+        self._state.stdin(entry.key).unlink(missing_ok=True)
+
+    def _reopen(self, entry: Entry) -> LogFile | None:
+        try:
+            return LogFile(Path(entry.log), from_end=True)
+        except OSError as error:
+            log.warning("cannot follow %s (%s): %s is stopped", entry.log, error, entry.identity.model)
+            return None
+
+    def _carriers(self) -> dict[str, list[procfs.Stat]]:
+        """Living processes by the token of this state folder that they carry."""
+        found: dict[str, list[procfs.Stat]] = {}
+        for pid in procfs.pids():
+            token = procfs.environment_value(pid, TOKEN_VARIABLE)
+            if token is None or not token.startswith(f"{self._state.id}:") or pid == os.getpid():
+                continue
+            stat = procfs.read_stat(pid)
+            if stat is not None and stat.is_alive:
+                found.setdefault(token, []).append(stat)
+        return found
+
+    def _end(self, entry: Entry) -> Remains:
+        group = entry.pid if entry.boot == procfs.boot_id() else 0
+        remains = Remains(
+            lambda: procfs.members(group, entry.started, TOKEN_VARIABLE, entry.token),
+            kill=True,
+        )
+        remains.gone.add_done_callback(lambda _: self._forget(entry))
+        return remains
+
+    def _end_token(self, token: str) -> Remains:
+        log.warning("ending processes of an instance that the ledger doesn't know (%s)", token)
+        return Remains(lambda: procfs.members(0, 0, TOKEN_VARIABLE, token), kill=True)
+
+
+def _identify(entry: Entry, carrying: Sequence[procfs.Stat]) -> Entry | None:
+    """The entry with its living leader: the process it names, or, where only the intent was written, the session
+    leader that carries its token. None: it is gone."""
+    if entry.pid:
+        stat = procfs.read_stat(entry.pid)
+        is_same = stat is not None and stat.is_alive and stat.started == entry.started
+        return entry if is_same and entry.boot == procfs.boot_id() else None
+    leader = next((stat for stat in carrying if stat.pid == stat.session), None)
+    return entry.completed(leader.pid, leader.started) if leader else None
+
+
+def _slug(model: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", model).strip("-.")[:60] or "model"
+
+
+def _why_not(program: str, error: OSError) -> str:
+    path = Path(program)
+    if error.filename is not None and str(error.filename) != program:
+        return f"cannot start {program}: {error.filename}: {error.strerror}; check the state folder and its free space"
+    if error.errno == errno.ENOENT and path.exists():
+        return f"cannot start {program}: the interpreter named in its first line doesn't exist; correct that line"
+    if error.errno == errno.ENOENT:
+        return f"cannot start {program}: no such file; give the full path or install it"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f'cannot start {program}: it is not executable; run "chmod +x {program}"'
+    if error.errno == errno.ENOEXEC:
+        return f'cannot start {program}: it is not a program; if it is a script, begin it with "#!/bin/sh"'
+    return f"cannot start {program}: {error.strerror or error}"

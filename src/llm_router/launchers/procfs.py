@@ -1,0 +1,141 @@
+"""Reads /proc: when a process started, who belongs to a group, who carries a token, who listens on a port.
+
+Counterpart: `process`, which acts on what is found here. Reads only; a process that vanishes while it is looked at
+simply isn't there. Zombies count as gone: nothing of them but their number is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+PROC = Path("/proc")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stat:
+    """A line of /proc/PID/stat, as far as it matters here. `started`: clock ticks since the machine booted."""
+
+    pid: int
+    state: str
+    group: int
+    session: int
+    started: int
+
+    @property
+    def is_alive(self) -> bool:
+        return self.state not in "ZX"
+
+
+def parse_stat(line: str) -> Stat:
+    """The command name may hold spaces and brackets, so the fields are counted from its last bracket (proc(5))."""
+    head, _, tail = line.rpartition(")")
+    fields = tail.split()
+    return Stat(
+        pid=int(head.split(" ", 1)[0]),
+        state=fields[0],
+        group=int(fields[2]),
+        session=int(fields[3]),
+        started=int(fields[19]),
+    )
+
+
+def read_stat(pid: int) -> Stat | None:
+    """None: no such process any more."""
+    try:
+        return parse_stat((PROC / str(pid) / "stat").read_text(errors="replace"))
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def boot_id() -> str:
+    """Start times count from boot, so they only mean something together with this."""
+    try:
+        return (PROC / "sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def pids() -> Iterator[int]:
+    return (int(entry.name) for entry in PROC.iterdir() if entry.name.isdigit())
+
+
+def environment_value(pid: int, name: str) -> str | None:
+    """`name` in the environment the process was started with; None: not set, or not ours to read."""
+    wanted = name.encode() + b"="
+    try:
+        entries = (PROC / str(pid) / "environ").read_bytes().split(b"\0")
+    except OSError:
+        return None
+    found = next((entry for entry in entries if entry.startswith(wanted)), None)
+    return None if found is None else found[len(wanted) :].decode(errors="replace")
+
+
+def members(group: int, leader_started: int, variable: str, token: str) -> list[Stat]:
+    """Living processes of a process group or session, and those that carry `variable=token` wherever they moved.
+
+    Both are needed: a child that left the session keeps the token, one that renamed itself (setproctitle writes over
+    its environment) keeps the group. Where the leader's number belongs to a later process, the group is another one.
+    """
+    alive = [stat for pid in pids() if pid != os.getpid() and (stat := read_stat(pid)) is not None]
+    if any(stat.pid == group and stat.started != leader_started for stat in alive):
+        group = 0
+    return [
+        stat
+        for stat in alive
+        if stat.is_alive
+        and ((group and group in (stat.group, stat.session)) or environment_value(stat.pid, variable) == token)
+    ]
+
+
+def describe(pid: int) -> str:
+    """`pid 4711 (llama-server)`."""
+    try:
+        return f"pid {pid} ({(PROC / str(pid) / 'comm').read_text().strip()})"
+    except OSError:
+        return f"pid {pid}"
+
+
+def listener(port: int) -> str | None:
+    """Who listens on a TCP port of this machine, described; None: nobody does."""
+    inodes = {inode for table in ("net/tcp", "net/tcp6") for inode in _listening(PROC / table, port)}
+    if not inodes:
+        return None
+    owner = next((pid for pid in pids() if inodes & _sockets(pid)), None)
+    return "another user's process" if owner is None else describe(owner)
+
+
+def _listening(table: Path, port: int) -> Iterator[str]:
+    try:
+        lines = table.read_text().splitlines()[1:]
+    except OSError:
+        return
+    for fields in (line.split() for line in lines):
+        if fields[3] == "0A" and int(fields[1].rpartition(":")[2], 16) == port:  # 0A: LISTEN, net/tcp_states.h
+            yield fields[9]
+
+
+def _sockets(pid: int) -> set[str]:
+    found = set()
+    try:
+        for entry in (PROC / str(pid) / "fd").iterdir():
+            target = str(entry.readlink())
+            if target.startswith("socket:["):
+                found.add(target[8:-1])
+    except OSError:
+        pass
+    return found
+
+
+async def wait_gone(pidfd: int) -> None:
+    """Wait until the process behind `pidfd` has ended. No deadline of its own; cancelling leaves nothing behind."""
+    loop = asyncio.get_running_loop()
+    gone = asyncio.Event()
+    loop.add_reader(pidfd, gone.set)
+    try:
+        await gone.wait()
+    finally:
+        loop.remove_reader(pidfd)

@@ -1,0 +1,171 @@
+"""Starting, noticing the end, and ending processes: with a real child each time."""
+
+import asyncio
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from launching import AT_ONCE, fake_spec, identity, is_alive, line_of, python_spec
+
+from llm_router.backends.base import Address, LaunchSpec, StopPlan
+from llm_router.errors import LaunchError
+from llm_router.launchers.process import ProcessLauncher
+
+
+async def test_an_exit_is_noticed_with_its_status_and_its_last_words(launcher: ProcessLauncher) -> None:
+    process = await launcher.start(fake_spec("--say", "error: no", "--exit-at-start", "3"), identity())
+    assert await process.exited == 3
+    assert process.output.tail() == ["error: no"]
+
+
+async def test_a_death_by_signal_is_a_negative_status(launcher: ProcessLauncher) -> None:
+    process = await launcher.start(fake_spec("--crash-after-s", "0"), identity())
+    assert await process.exited == -signal.SIGKILL
+
+
+async def test_a_stop_ends_it_gently_and_leaves_no_trace(launcher: ProcessLauncher, tmp_path: Path) -> None:
+    process = await launcher.start(fake_spec(), identity())
+    await line_of(process, "listening")
+    await process.stop(StopPlan())
+    assert process.exited.result() == 0
+    assert not is_alive(process.pid, zombie=True)
+    assert list((tmp_path / "state" / "instances").iterdir()) == []
+    await process.stop(StopPlan())  # after the end: nothing to do
+
+
+async def test_what_ignores_term_is_killed_after_its_grace(launcher: ProcessLauncher) -> None:
+    process = await launcher.start(fake_spec("--ignore-term"), identity())
+    await line_of(process, "listening")
+    began = time.monotonic()
+    await process.stop(StopPlan(grace_s=0.2, kill_after_s=0.1))
+    assert process.exited.result() == -signal.SIGKILL
+    assert 0.25 < time.monotonic() - began < 2
+    assert "SIGTERM 1" in process.output.tail()
+
+
+async def test_a_second_term_is_sent_to_those_that_need_one(launcher: ProcessLauncher) -> None:
+    process = await launcher.start(fake_spec("--second-term"), identity())
+    await line_of(process, "listening")
+    await process.stop(StopPlan(grace_s=0.1, second_term=True, kill_after_s=30))
+    assert process.exited.result() == 1
+
+
+@pytest.mark.parametrize("kind", ["group", "session"])
+@pytest.mark.parametrize("options", [(), ("--crash-after-s", "0")])
+async def test_children_that_outlive_it_are_ended_too(
+    launcher: ProcessLauncher, kind: str, options: tuple[str, ...]
+) -> None:
+    process = await launcher.start(fake_spec("--spawn-child", kind, *options), identity())
+    child = int((await line_of(process, "child")).split()[1])
+    await process.stop(StopPlan(grace_s=0.2, kill_after_s=0.1))
+    assert not is_alive(child)
+
+
+async def test_a_crash_takes_its_children_with_it_without_being_asked(launcher: ProcessLauncher) -> None:
+    process = await launcher.start(fake_spec("--spawn-child", "group", "--crash-after-s", "0"), identity())
+    child = int((await line_of(process, "child")).split()[1])
+    await process.exited
+    async with asyncio.timeout(5):
+        async for _ in process.output.follow():  # ends when nothing of it is left
+            pass
+    assert not is_alive(child)
+
+
+async def test_the_engine_behind_a_wrapper_script_gets_its_grace(launcher: ProcessLauncher, tmp_path: Path) -> None:
+    script = tmp_path / "start.sh"
+    engine = "import signal,time,sys;signal.signal(15,lambda *_:(time.sleep(.3),print('saved',flush=True),sys.exit(0)));print('up',flush=True);signal.pause()"  # noqa: E501
+    script.write_text(f'#!/bin/sh\npython3 -IS -c "{engine}"\nexit 0\n')
+    script.chmod(0o755)
+    spec = LaunchSpec(argv=(str(script),), address=Address(host="127.0.0.1", port=1))
+    process = await launcher.start(spec, identity())
+    await line_of(process, "up")
+    await process.stop(StopPlan(grace_s=20, kill_after_s=1))
+    assert "saved" in process.output.tail()
+
+
+async def test_stopping_goes_on_when_the_caller_is_cancelled(launcher: ProcessLauncher) -> None:
+    process = await launcher.start(fake_spec("--ignore-term"), identity())
+    await line_of(process, "listening")
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await process.stop(StopPlan(grace_s=0.1, kill_after_s=0.1))
+    async with asyncio.timeout(5):
+        assert await process.exited == -signal.SIGKILL
+
+
+async def test_two_callers_share_one_stop_and_the_hastier_one_sets_the_pace(launcher: ProcessLauncher) -> None:
+    process = await launcher.start(fake_spec("--ignore-term"), identity())
+    await line_of(process, "listening")
+    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+        group.create_task(process.stop(StopPlan(grace_s=60)))
+        group.create_task(process.stop(AT_ONCE))
+    assert process.output.tail().count("SIGTERM 1") <= 1
+    assert "SIGTERM 2" not in process.output.tail()
+
+
+async def test_stdin_never_ends(launcher: ProcessLauncher, tmp_path: Path) -> None:
+    process = await launcher.start(fake_spec("--exit-on-stdin-eof"), identity())
+    await line_of(process, "listening")
+    (fifo,) = (tmp_path / "state" / "instances").glob("*.stdin")
+    for word in ("one", "two"):  # each writer comes and goes, as routers do
+        fifo.write_text(f"{word}\n")
+        assert await line_of(process, f"stdin: {word}")
+    assert not process.exited.done()
+
+
+async def test_it_inherits_no_open_file_of_ours(launcher: ProcessLauncher) -> None:
+    reading, writing = os.pipe()
+    os.set_inheritable(writing, True)
+    process = await launcher.start(
+        python_spec("import os;print(sorted(map(int,os.listdir('/proc/self/fd'))))"), identity()
+    )
+    assert await process.exited == 0
+    os.close(reading)
+    os.close(writing)
+    assert process.output.tail() == ["[0, 1, 2, 3]"]  # 3: the folder it is listing
+
+
+async def test_it_gets_our_environment_its_own_and_the_token(
+    launcher: ProcessLauncher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OURS", "1")
+    monkeypatch.setenv("BOTH", "router")
+    code = "import os;print(os.environ['OURS'],os.environ['BOTH'],os.environ['LLM_ROUTER_INSTANCE'].split(':')[1])"
+    plain = python_spec(code)
+    spec = LaunchSpec(argv=plain.argv, address=plain.address, env={"BOTH": "model"})
+    process = await launcher.start(spec, identity(instance=7))
+    await process.exited
+    assert process.output.tail() == ["1 model 7"]
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "words"),
+    [
+        (None, 0, "no such file"),
+        ("#!/bin/sh\n", 0o644, "chmod +x"),
+        ("#!/no/such/shell\n", 0o755, "the interpreter named in its first line doesn't exist"),
+        ("echo\n", 0o755, 'begin it with "#!/bin/sh"'),
+    ],
+)
+async def test_what_cannot_be_started_is_told_with_its_remedy(
+    launcher: ProcessLauncher, tmp_path: Path, content: str | None, mode: int, words: str
+) -> None:
+    script = tmp_path / "start.sh"
+    if content is not None:
+        script.write_text(content)
+        script.chmod(mode)
+    with pytest.raises(LaunchError) as caught:
+        await launcher.start(LaunchSpec(argv=(str(script),), address=Address(host="", port=0)), identity())
+    assert caught.value.message.startswith(f"cannot start {script}: ")
+    assert words in caught.value.message
+    assert list((tmp_path / "state" / "instances").iterdir()) == []
+
+
+async def test_old_logs_make_room(launcher: ProcessLauncher, tmp_path: Path) -> None:
+    for instance in range(1, 9):
+        process = await launcher.start(python_spec(""), identity(instance, model="org/model:tag"))
+        await process.exited
+    logs = sorted(path.name for path in (tmp_path / "state" / "logs").iterdir())
+    assert logs == [f"org-model-tag-{number}.log" for number in (4, 5, 6, 7, 8)]
