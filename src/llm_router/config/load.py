@@ -104,8 +104,10 @@ def examine(
     assert isinstance(expanded, dict)
     expanded.pop("$schema", None)  # for editors
     data = files.absolute(expanded, path.parent.resolve()) | dict(overrides or {})
-    config = _validated(data, mistakes)
-    mistakes += rules.conflicts(data)
+    config, refused = _validated(data)
+    conflicts = list(rules.conflicts(data))
+    # The schema names conflicts too, but all in one; that counts only where the plain data didn't show them.
+    mistakes += [mistake for mistake in refused if mistake.key or not conflicts] + conflicts
     mistakes += _unknown_kinds(data, kinds)
     found = _located(mistakes, path, text)
     if config is not None and look_at_files:
@@ -121,12 +123,11 @@ def _read(path: Path) -> str:
         raise ConfigUnreadable(f"cannot read {path}: {reason}; name a readable file with --config") from error
 
 
-def _validated(data: Mapping[str, object], mistakes: list[Mistake]) -> Config | None:
+def _validated(data: Mapping[str, object]) -> tuple[Config | None, list[Mistake]]:
     try:
-        return Config.model_validate(data)
+        return Config.model_validate(data), []
     except ValidationError as error:
-        mistakes += problems.from_validation(error)
-        return None
+        return None, list(problems.from_validation(error))
 
 
 def _unknown_kinds(data: Mapping[str, object], kinds: Collection[str] | None) -> list[Mistake]:

@@ -43,14 +43,15 @@ def unknown_backend(key: Key, kind: str, kinds: Iterable[str]) -> Mistake:
 
 
 def from_validation(error: ValidationError) -> Iterator[Mistake]:
-    """What the schema refused; conflicts between keys are left out, `rules` reports each of those by itself."""
+    """What the schema refused. Conflicts between keys come as one mistake without a key: `rules` has each of them."""
     for detail in error.errors(include_url=False):
-        if detail["type"] != "conflict":
-            yield _translated(detail["loc"], detail["type"], detail["msg"], detail["input"], detail.get("ctx", {}))
+        yield _translated(detail["loc"], detail["type"], detail["msg"], detail["input"], detail.get("ctx", {}))
 
 
 def _translated(key: Key, kind: str, text: str, value: object, context: dict[str, Any]) -> Mistake:
     match kind:
+        case "conflict":
+            return Mistake(key=(), message="some values don't go together", remedy=text)
         case "extra_forbidden":
             return Mistake(key=key, message="there is no such key", remedy=_instead(str(key[-1]), _keys_at(key[:-1])))
         case "missing":
@@ -66,6 +67,9 @@ def _translated(key: Key, kind: str, text: str, value: object, context: dict[str
         case "greater_than_equal" | "less_than_equal":
             limit = f"at least {context['ge']}" if "ge" in context else f"at most {context['le']}"
             return Mistake(key=key, message=f"{_shown(key, value)} is out of range", remedy=f"write {limit}")
+        case "string_pattern_mismatch":
+            message, remedy = _PATTERNS[str(key[-1])]
+            return Mistake(key=key, message=f"{_shown(key, value)} is not {message}", remedy=remedy)
     expected = _EXPECTED.get(kind)
     if expected is not None:
         message, remedy = expected
@@ -93,7 +97,10 @@ _EXPECTED = {
     "dict_type": _SECTION,
     "model_type": _SECTION,
     "tuple_type": _LIST,
-    "string_pattern_mismatch": ("a path", 'start it with "/", as in "/health"'),
+}
+_PATTERNS = {
+    "ready_path": ("a path", 'start it with "/", as in "/health"'),
+    "url": ("a base URL", 'start it with "http://" or "https://", as in "http://192.168.1.20:8000/v1"'),
 }
 
 

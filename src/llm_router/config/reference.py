@@ -66,6 +66,8 @@ def _tidied(node: Any) -> Any:
             kept = {key: _tidied(value) for key, value in node.items() if not _is_made_up(key, value, node)}
             if isinstance(kept.get("description"), str):
                 kept["description"] = " ".join(kept["description"].split())
+            if kept.get("title") == "size" and isinstance(kept.get("default"), int):
+                kept["default"] = f"{kept['default'] // 1024**2}MiB"  # as people write it
             return kept
         case list():
             return [_tidied(item) for item in node]
@@ -102,8 +104,6 @@ def _default(value: Schema) -> str:
         return "–"
     if value.get("title") == "duration":
         return f'`"{default:g}s"`'
-    if value.get("title") == "size":
-        return f'`"{default // 1024**2}MiB"`'
     return f"`{json.dumps(default)}`"
 
 
@@ -116,8 +116,8 @@ def _types(value: Schema) -> Iterator[str]:
         case {"title": str(title)}:
             yield title
         case {"$ref": str(reference)}:
-            title, anchor = _TITLES[reference.rsplit("/", 1)[1]]
-            yield f"[{title.lower()}](#{anchor})"
+            title, anchor = _TITLES.get(reference.rsplit("/", 1)[1], ("", ""))
+            yield f"[{title.lower()}](#{anchor})" if title else "any JSON"
         case {"enum": list(options)}:
             yield " or ".join(f"`{json.dumps(option)}`" for option in options)
         case {"anyOf": list(options)}:

@@ -14,6 +14,8 @@ from llm_router import units
 Key = tuple[str | int, ...]
 Data = Mapping[str, object]
 
+_YES = ("true", "yes", "on", "y", "t", "1")  # what pydantic takes for true
+
 STARTS = ("path", "command", "script", "service", "url")
 
 
@@ -64,7 +66,8 @@ def is_loopback(host: str) -> bool:
 
 def _reachable_host(data: Data) -> Iterator[Mistake]:
     host = data.get("host", "127.0.0.1")
-    if not isinstance(host, str) or is_loopback(host) or data.get("allow_insecure") in (True, "true"):
+    consent = str(data.get("allow_insecure")).lower() in _YES
+    if not isinstance(host, str | int | float) or is_loopback(str(host)) or consent:
         return
     yield Mistake(
         key=("host",),

@@ -83,7 +83,7 @@ class ModelConfig(_Section):
     """An executable that starts the server and stays in the foreground. With `service`: what the unit runs."""
     service: str | None = None
     """A systemd unit."""
-    url: str | None = None
+    url: Annotated[str, Field(pattern="^https?://")] | None = None
     """Base URL of a server that runs elsewhere; the router starts and stops nothing."""
     model_name: str | None = None
     """The name the server itself knows the model by, where it isn't the one here."""
@@ -94,7 +94,7 @@ class ModelConfig(_Section):
     description: str | None = None
     """One line shown in listings."""
     port: Port | None = None
-    """Port the server listens on; before that of the backend."""
+    """Port the server listens on; without it the backend's."""
     env: dict[str, str] = {}
     """Environment variables for the process, added to the router's own and to the backend's."""
     args: Arguments = ()
@@ -126,7 +126,7 @@ class ModelConfig(_Section):
     hidden: bool = False
     """Leave it out of the model listing; it can still be used by name."""
     api_key: SecretStr | None = None
-    """The server's own key; before that of the backend."""
+    """The server's own key; without it the backend's."""
 
 
 class Config(_Section):

@@ -15,7 +15,7 @@ from llm_router import units
 
 
 def _seconds(value: object) -> float:
-    if not isinstance(value, str | int | float):
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ValueError('this is not a duration: write "90s", "3m" or a number of seconds')
     parsed = _number_or_text(value)
     if parsed < 0 or not math.isfinite(parsed):
