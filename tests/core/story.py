@@ -1,0 +1,212 @@
+"""Plays the world around a scheduler on a virtual clock: loads, stops, answers and timers take place when they are due.
+
+Counterpart: `laws.Witness`, which watches every step. For examples and for properties about time.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+
+from laws import Witness
+
+from llm_router.core.commands import (
+    CancelTimer,
+    CheckInstance,
+    Command,
+    CutRequest,
+    GrantRequest,
+    RejectRequest,
+    SetTimer,
+    StartInstance,
+    StopInstance,
+)
+from llm_router.core.events import (
+    Event,
+    InstanceAdopted,
+    InstanceGone,
+    InstanceReady,
+    LoadRequested,
+    RequestArrived,
+    RequestClass,
+    RequestClosed,
+    ShutdownRequested,
+    TimerFired,
+    TimerKey,
+    UnloadRequested,
+)
+from llm_router.core.specs import ModelSpec, PolicySpec
+from llm_router.core.views import Wait
+
+LOAD_S = 20.0
+STOP_S = 2.0
+
+
+def model(
+    name: str,
+    footprint_mib: int | None = None,
+    *,
+    idle_timeout_s: float | None = None,
+    concurrency: int | None = None,
+    priority: int = 0,
+    pinned: bool = False,
+) -> ModelSpec:
+    return ModelSpec(
+        name=name,
+        footprint_mib=footprint_mib,
+        idle_timeout_s=idle_timeout_s,
+        concurrency=concurrency,
+        priority=priority,
+        pinned=pinned,
+    )
+
+
+class Story:
+    """`ask` and the other verbs happen now; `run_for` and `run` let time pass until what is due has happened.
+
+    Loads take `LOAD_S` and work, unless the model is in `broken` (then they fail with that text); stops take `STOP_S`;
+    checks are answered at once, by whether the instance is in `dead`. `takes`: how long a granted request runs.
+    """
+
+    def __init__(self, *models: ModelSpec, policy: PolicySpec | None = None) -> None:
+        policy = PolicySpec() if policy is None else policy
+        self.witness = Witness({spec.name: spec for spec in models}, policy)
+        self.now = 1000.0
+        self.broken: dict[str, str] = {}
+        self.dead: set[int] = set()
+        self.started: list[str] = []
+        self.stopped: list[str] = []
+        self.granted_at: dict[int, float] = {}
+        self.rejections: dict[int, RejectRequest] = {}
+        self.cut: list[int] = []
+        self.checked: list[int] = []
+        self._takes: dict[int, float] = {}
+        self._due: list[tuple[float, int, Event]] = []
+        self._timers: dict[TimerKey, Event] = {}
+        self._answers: dict[int, Event] = {}
+        self._numbers = itertools.count(1)
+
+    # What people and programs do.
+
+    def ask(self, model: str, *, takes: float | None = None, background: bool = False) -> int:
+        request = next(self._numbers)
+        if takes is not None:
+            self._takes[request] = takes
+        request_class = RequestClass.BACKGROUND if background else RequestClass.NORMAL
+        self.post(RequestArrived(at=self.now, request=request, model=model, request_class=request_class))
+        return request
+
+    def close(self, *requests: int, lost: bool = False) -> None:
+        for request in requests:
+            self.post(RequestClosed(at=self.now, request=request, lost=lost))
+
+    def load(self, model: str) -> None:
+        self.post(LoadRequested(at=self.now, model=model))
+
+    def unload(self, model: str) -> None:
+        self.post(UnloadRequested(at=self.now, model=model))
+
+    def crash(self, model: str, error: str = "CUDA out of memory") -> None:
+        instance = self.instance_of(model)
+        self._forget(self._answers.pop(instance, None))
+        self.post(InstanceGone(at=self.now, instance=instance, error=error))
+
+    def adopt(self, instance: int, model: str, *, ready_after_s: float = 0.5) -> None:
+        self.post(InstanceAdopted(at=self.now, instance=instance, model=model))
+        if self.witness.servers[instance].state == "starting":
+            self._answer(InstanceReady(at=self.now + ready_after_s, instance=instance))
+
+    def shut_down(self) -> None:
+        self.post(ShutdownRequested(at=self.now))
+
+    # What can be seen.
+
+    def instance_of(self, model: str) -> int:
+        return next(id_ for id_, server in self.witness.servers.items() if server.model == model)
+
+    def state_of(self, model: str) -> str:
+        """ "starting", "ready", "suspect", "draining", "stopping", or "absent"."""
+        instances = self.witness.scheduler.snapshot().instances
+        return next((view.state.value for view in instances if view.model == model), "absent")
+
+    def wait_of(self, request: int) -> Wait:
+        wait = self.witness.scheduler.wait_of(request)
+        assert wait is not None, f"request {request} doesn't wait"
+        return wait
+
+    def is_granted(self, *requests: int) -> bool:
+        return all(request in self.granted_at for request in requests)
+
+    def is_waiting(self, *requests: int) -> bool:
+        return all(request in self.witness.waiting for request in requests)
+
+    # Time.
+
+    def run_for(self, duration_s: float) -> None:
+        """Everything that is due within the duration happens, in order."""
+        end = self.now + duration_s
+        while self._due and self._due[0][0] <= end:
+            self._step()
+        self.now = end
+
+    def run(self, *, steps: int = 1000) -> None:
+        """Until nothing more is due."""
+        for _ in range(steps):
+            if not self._due:
+                return
+            self._step()
+        raise AssertionError(f"still busy after {steps} steps")
+
+    def _step(self) -> None:
+        at, _, event = heapq.heappop(self._due)
+        self.now = max(self.now, at)
+        self.post(event)
+
+    def post(self, event: Event) -> list[Command]:
+        commands = self.witness.handle(event)
+        for command in commands:
+            self._play(command)
+        return commands
+
+    def _play(self, command: Command) -> None:
+        match command:
+            case GrantRequest(request=request):
+                self.granted_at[request] = self.now
+                if request in self._takes:
+                    self._schedule(RequestClosed(at=self.now + self._takes[request], request=request))
+            case RejectRequest(request=request):
+                self.rejections[request] = command
+            case CutRequest(request=request):
+                self.cut.append(request)
+                self._schedule(RequestClosed(at=self.now, request=request))
+            case StartInstance(instance=instance, model=name):
+                self.started.append(name)
+                at, error = self.now + LOAD_S, self.broken.get(name)
+                ready = InstanceReady(at=at, instance=instance)
+                self._answer(ready if error is None else InstanceGone(at=at, instance=instance, error=error))
+            case StopInstance(instance=instance):
+                self.stopped.append(self.witness.servers[instance].model)
+                self._answer(InstanceGone(at=self.now + STOP_S, instance=instance))
+            case CheckInstance(instance=instance):
+                self.checked.append(instance)
+                gone = InstanceGone(at=self.now, instance=instance, error="connection refused")
+                self._answer(gone if instance in self.dead else InstanceReady(at=self.now, instance=instance))
+            case SetTimer(timer=timer, at=at):
+                self._forget(self._timers.pop(timer, None))
+                self._timers[timer] = TimerFired(at=at, timer=timer)
+                self._schedule(self._timers[timer])
+            case CancelTimer(timer=timer):
+                self._forget(self._timers.pop(timer, None))
+
+    def _answer(self, event: InstanceReady | InstanceGone) -> None:
+        """The newest answer about an instance replaces one that was still to come."""
+        self._forget(self._answers.pop(event.instance, None))
+        self._answers[event.instance] = event
+        self._schedule(event)
+
+    def _schedule(self, event: Event) -> None:
+        heapq.heappush(self._due, (event.at, next(self._numbers), event))
+
+    def _forget(self, event: Event | None) -> None:
+        self._due = [entry for entry in self._due if entry[2] is not event]
+        heapq.heapify(self._due)
