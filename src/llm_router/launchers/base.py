@@ -47,10 +47,14 @@ class RunningProcess(Protocol):
     child).
     """
 
-    identity: Identity
-    pid: int
-    output: Output
-    exited: asyncio.Future[int | None]
+    @property
+    def identity(self) -> Identity: ...
+    @property
+    def pid(self) -> int: ...
+    @property
+    def output(self) -> Output: ...
+    @property
+    def exited(self) -> asyncio.Future[int | None]: ...
 
     async def stop(self, plan: StopPlan) -> None:
         """End the whole process group as `plan` says. Returns when nothing of it is left. Safe to call twice, from two

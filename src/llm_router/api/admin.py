@@ -1,0 +1,178 @@
+"""What the command line talks to: status, load, unload, logs. Not part of any client's API."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import asdict
+from typing import Any
+
+import msgspec
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, StreamingResponse
+
+from llm_router import __version__
+from llm_router.api.catalog import Catalog, Entry
+from llm_router.api.errors import body_of
+from llm_router.errors import InvalidRequest, LlmRouterError, ModelNotFound, UnsupportedMediaType
+from llm_router.relay.lease import Upstream
+from llm_router.runtime.supervisor import Supervisor
+
+_TICK_S = 0.25
+
+
+class _Named(msgspec.Struct):
+    model: str
+
+
+class _Loaded:
+    """Waits for a lease on a model only to know that it is ready."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+        self.outcome: asyncio.Future[LlmRouterError | None] = asyncio.get_running_loop().create_future()
+
+    def granted(self, request: int, upstream: Upstream) -> None:
+        self._supervisor.leases.close(request)
+        self._end(None)
+
+    def refused(self, error: LlmRouterError) -> None:
+        self._end(error)
+
+    def cut(self, error: LlmRouterError) -> None:
+        self._end(error)
+
+    def _end(self, error: LlmRouterError | None) -> None:
+        if not self.outcome.done():
+            self.outcome.set_result(error)
+
+
+class Admin:
+    """`config_path`: shown in the status; None when the configuration came from elsewhere (the demo)."""
+
+    def __init__(
+        self, supervisor: Supervisor, catalog: Catalog, config_path: str | None, now: Callable[[], float]
+    ) -> None:
+        self._supervisor = supervisor
+        self._catalog = catalog
+        self._config_path = config_path
+        self._now = now
+        self._started_at = now()
+
+    def routes(self) -> APIRouter:
+        router = APIRouter(prefix="/admin", tags=["admin"])
+        router.get("/status")(self.status)
+        router.post("/load")(self.load)
+        router.post("/unload")(self.unload)
+        router.get("/logs/{model:path}")(self.logs)
+        return router
+
+    async def status(self) -> dict[str, Any]:
+        """Every configured model with its instance, if it has one."""
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "uptime_s": round(self._now() - self._started_at, 1),
+            "config": self._config_path,
+            "models": [self._model_status(entry) for entry in self._catalog.entries.values()],
+        }
+
+    def _model_status(self, entry: Entry) -> dict[str, Any]:
+        now = self._now()
+        snapshot = self._supervisor.handle.scheduler.snapshot()
+        instance = next((one for one in snapshot.instances if one.model == entry.name), None)
+        record = None if instance is None else self._supervisor.effects.instances.get(instance.id)
+        failure = snapshot.failing.get(entry.name)
+        state = "unloaded" if failure is None else "failed"
+        return {
+            "id": entry.name,
+            "name": entry.title,
+            "backend": entry.backend,
+            "state": state if instance is None else instance.state.value,
+            "instance": None if instance is None else instance.id,
+            "pid": record.process.pid if record is not None and record.process is not None else None,
+            "port": record.spec.address.port if record is not None and record.spec is not None else None,
+            "leases": 0 if instance is None else instance.leases,
+            "waiting": snapshot.waiting.get(entry.name, 0),
+            "since_s": None if record is None else round(now - (record.ready_at or record.since), 1),
+            "fraction": None if record is None or record.ready_at is not None else record.loading.fraction,
+            "error": None if failure is None else failure.error,
+            "retry_after_s": None if failure is None else round(max(0.0, failure.retry_at - now), 1),
+        }
+
+    async def load(self, request: Request) -> StreamingResponse:
+        """Make a model ready. Answers with a line of JSON for each step; the last has `ready` or `error`."""
+        entry = await self._named(request)
+        return StreamingResponse(self._loading(entry.name), media_type="application/x-ndjson")
+
+    async def _loading(self, model: str) -> AsyncIterator[bytes]:
+        supervisor = self._supervisor
+        began = time.monotonic()
+        supervisor.load(model)
+        loaded = _Loaded(supervisor)
+        request = supervisor.leases.open(model, background=False, waiter=loaded)
+        try:
+            while not loaded.outcome.done():
+                progress = supervisor.progress(request)
+                if progress is not None:
+                    yield _line(asdict(progress))
+                await asyncio.wait([loaded.outcome], timeout=_TICK_S)
+            error = loaded.outcome.result()
+            if error is None:
+                yield _line({"ready": True, "elapsed_s": round(time.monotonic() - began, 3)})
+            else:
+                yield _line(body_of(error))
+        finally:
+            supervisor.leases.close(request)  # the load itself goes on
+
+    async def unload(self, request: Request) -> JSONResponse:
+        """Unload a model after its running requests; answers when it is gone."""
+        entry = await self._named(request)
+        instance = self._supervisor.instance_of(entry.name)
+        if instance is not None:
+            self._supervisor.unload(entry.name)
+            while self._supervisor.instance_of(entry.name) == instance:
+                await self._supervisor.changed()
+        return JSONResponse({"unloaded": instance is not None})
+
+    async def logs(self, model: str, follow: int = 0, lines: int = 50) -> StreamingResponse:
+        """The output of the model's server, as plain text; `follow=1` goes on until the instance is gone."""
+        entry = self._find(model)
+        return StreamingResponse(
+            self._log_lines(entry.name, bool(follow), lines), media_type="text/plain; charset=utf-8"
+        )
+
+    async def _log_lines(self, model: str, follow: bool, lines: int) -> AsyncIterator[bytes]:
+        process = self._supervisor.effects.last_process_of(model)
+        if process is None:
+            yield f"{model} has not been started since the router runs\n".encode()
+            return
+        if not follow:
+            for line in process.output.tail(lines):
+                yield line.encode() + b"\n"
+            return
+        async for line in process.output.follow():
+            yield line.encode() + b"\n"
+
+    async def _named(self, request: Request) -> Entry:
+        # A browser sends such a type to another origin only after asking, so no web page can call this.
+        if "json" not in request.headers.get("content-type", ""):
+            raise UnsupportedMediaType('cannot read this: send JSON with "Content-Type: application/json"')
+        try:
+            named = msgspec.json.decode(await request.body(), type=_Named)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise InvalidRequest('cannot read this: send {"model": "NAME"}') from error
+        return self._find(named.model)
+
+    def _find(self, name: str) -> Entry:
+        entry = self._catalog.find(name)
+        if entry is None:
+            raise ModelNotFound(f"cannot find the model {name!r}: `llm-router status` lists them", param="model")
+        return entry
+
+
+def _line(value: dict[str, Any]) -> bytes:
+    return json.dumps(value).encode() + b"\n"

@@ -1,0 +1,47 @@
+"""Puts the routes together into one ASGI application."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from llm_router import __version__
+from llm_router.api import openai
+from llm_router.api.admin import Admin
+from llm_router.api.catalog import Catalog
+from llm_router.api.errors import render
+from llm_router.errors import LlmRouterError
+from llm_router.relay.exchange import Services
+
+
+def build(services: Services, catalog: Catalog, admin: Admin, *, body_limit: int) -> FastAPI:
+    """`body_limit`: the largest request body taken, in bytes."""
+    app = FastAPI(title="llm-router", version=__version__, redoc_url=None)
+    app.include_router(openai.models(catalog))
+    app.include_router(admin.routes())
+    app.router.routes.extend(openai.inference(services, catalog, body_limit))
+    app.add_exception_handler(LlmRouterError, _explain)
+    app.add_exception_handler(HTTPException, _refuse)
+
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    return app
+
+
+def _explain(request: Request, error: Exception) -> Response:
+    assert isinstance(error, LlmRouterError)
+    status, headers, body = render(error)
+    return Response(body, status, {name.decode(): value.decode() for name, value in headers})
+
+
+def _refuse(request: Request, error: Exception) -> Response:
+    """Unknown paths and methods, in OpenAI's error shape."""
+    assert isinstance(error, HTTPException)
+    what = {404: f"cannot find {request.url.path}", 405: f"cannot {request.method} {request.url.path}"}
+    message = what.get(error.status_code, str(error.detail)) + ": GET /docs lists what there is"
+    body = {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": "not_found"}}
+    return JSONResponse(body, error.status_code, error.headers)

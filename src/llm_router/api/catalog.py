@@ -1,0 +1,74 @@
+"""What `/v1/models` says of each model: made from memory, so it answers at once whatever is loading."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llm_router.core.scheduler import Scheduler
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A configured model as clients see it. `title`: for people; `capabilities`: chat, completion, embedding …"""
+
+    name: str
+    backend: str
+    title: str
+    description: str | None
+    aliases: tuple[str, ...]
+    capabilities: tuple[str, ...]
+    context_length: int | None
+    hidden: bool
+
+
+class Catalog:
+    """`created`: seconds since the epoch, the same for all: when this router started."""
+
+    def __init__(self, entries: Sequence[Entry], scheduler: Scheduler, created: int) -> None:
+        self.entries: Mapping[str, Entry] = {entry.name: entry for entry in entries}
+        self._by_name = {alias: entry for entry in entries for alias in (*entry.aliases, entry.name)}
+        self._scheduler = scheduler
+        self._created = created
+
+    def find(self, name: str) -> Entry | None:
+        """By name or alias."""
+        return self._by_name.get(name)
+
+    def listing(self) -> dict[str, Any]:
+        states = self.states()
+        data = [self._describe(entry, states) for entry in self.entries.values() if not entry.hidden]
+        return {"object": "list", "data": data}
+
+    def describe(self, entry: Entry) -> dict[str, Any]:
+        return self._describe(entry, self.states())
+
+    def states(self) -> dict[str, str]:
+        """The state of each model that has an instance."""
+        return {instance.model: instance.state.value for instance in self._scheduler.snapshot().instances}
+
+    def _describe(self, entry: Entry, states: Mapping[str, str]) -> dict[str, Any]:
+        state = states.get(entry.name)
+        value = {None: "unloaded", "starting": "loading"}.get(state, "loaded")
+        meta: dict[str, Any] = {"capabilities": dict.fromkeys(entry.capabilities, True)}
+        if entry.description is not None:
+            meta["description"] = entry.description
+        described: dict[str, Any] = {
+            "id": entry.name,
+            "object": "model",
+            "created": self._created,
+            "owned_by": "llm-router",
+            "name": entry.title,
+            "aliases": list(entry.aliases),
+            "backend": entry.backend,
+            "capabilities": list(entry.capabilities),
+            "loaded": value == "loaded",
+            "status": {"value": value},
+            "info": {"meta": meta},
+        }
+        if entry.description is not None:
+            described["description"] = entry.description
+        if entry.context_length is not None:
+            described["context_length"] = entry.context_length
+        return described

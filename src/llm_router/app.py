@@ -1,0 +1,229 @@
+"""The composition root: the one file that knows everyone. Makes the parts, connects them, runs the server."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+import uvloop
+
+from llm_router.api.admin import Admin
+from llm_router.api.build import build
+from llm_router.api.catalog import Catalog, Entry
+from llm_router.api.errors import render
+from llm_router.api.openai import TARGETS
+from llm_router.backends import registry
+from llm_router.backends.base import Backend, LaunchRequest
+from llm_router.config.schema import Config, ModelConfig
+from llm_router.core.specs import ModelSpec, PolicySpec
+from llm_router.errors import ConfigError
+from llm_router.launchers.process import ProcessLauncher
+from llm_router.relay import protocol
+from llm_router.relay.body import Parameters
+from llm_router.relay.exchange import Model, Services
+from llm_router.relay.status_text import Mode
+from llm_router.runtime.instances import Launch
+from llm_router.runtime.supervisor import Supervisor
+
+_log = logging.getLogger("llm_router")
+
+_KEEP_ALIVE_S = 75  # longer than any client's pool keeps a connection (Open-WebUI: 15 s), so the client closes first
+_BACKLOG = 2048
+
+
+def serve(config: Config, path: Path | None, on_ready: Callable[[str], None]) -> int:
+    """Run the router until a signal ends it. `path`: where `config` came from, for the status; `on_ready` is called
+    with the base URL once requests are taken. Returns the exit code. Raises: ConfigError."""
+    listener = _listen(config.host, config.router_port)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(config, path, listener, on_ready))
+
+
+async def _serve(config: Config, path: Path | None, listener: socket.socket, on_ready: Callable[[str], None]) -> int:
+    supervisor = Supervisor(
+        models={name: _spec(config, name) for name in config.models},
+        policy=_policy(config),
+        launches=_launches(config, registry.load()),
+        launcher=ProcessLauncher(config.state_folder),
+        response_timeout_s=config.response_timeout,
+        leave_on_exit=config.on_exit == "leave",
+    )
+    catalog = Catalog([_entry(config, name) for name in config.models], supervisor.handle.scheduler, int(time.time()))
+    services = Services(
+        dispatcher=supervisor.leases,
+        pool=supervisor.pool,
+        models=_models(config),
+        render=render,
+        status=None if config.status == "auto" else Mode(config.status),
+        performance={"always": True, "never": False}.get(config.performance_line),
+    )
+    now = asyncio.get_running_loop().time
+    admin = Admin(supervisor, catalog, None if path is None else str(path), now)
+    settings = uvicorn.Config(
+        build(services, catalog, admin, body_limit=config.max_body),
+        http=protocol.bind(services, TARGETS, config.max_body),
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=int(config.drain_timeout) or 1,
+        backlog=_BACKLOG,
+    )
+    await supervisor.adopt()
+    for name, model in config.models.items():
+        if model.preload:
+            supervisor.load(name)
+    try:
+        server = _Server(settings, supervisor.refuse_new, lambda: on_ready(_url(listener)))
+        await server.serve(sockets=[listener])
+    finally:
+        await supervisor.close()
+    return 0
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server with our phases: a first signal refuses what is new and lets running replies finish; a second
+    one skips that."""
+
+    def __init__(self, config: uvicorn.Config, stopping: Callable[[], None], started: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._stopping = stopping
+        self._started = started
+        self._loop = asyncio.get_running_loop()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._started()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.should_exit:
+            _log.info("stopping now")
+            self.force_exit = True
+            return
+        _log.info("%s: finishing what runs; once more to stop now", signal.Signals(sig).name)
+        self.should_exit = True
+        self._loop.call_soon_threadsafe(self._stopping)  # a signal may arrive in the middle of anything
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise ConfigError(
+            f'cannot listen on {host}:{port}: {error.strerror}. End what uses it, or choose another with "--port"'
+        ) from error
+    return listener
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _spec(config: Config, name: str) -> ModelSpec:
+    model = config.models[name]
+    beside = config.is_helper(name) or model.url is not None
+    return ModelSpec(
+        name=name,
+        footprint_mib=0 if beside and model.memory is None else model.memory,
+        idle_timeout_s=config.idle_timeout_s(name),
+        concurrency=model.concurrency,
+        priority=model.priority,
+        pinned=model.pinned,
+        load_timeout_s=config.load_timeout_s(name),
+    )
+
+
+def _policy(config: Config) -> PolicySpec:
+    return PolicySpec(
+        budget_mib=config.memory,
+        queue_limit=config.queue_limit,
+        patience_s=config.patience,
+        drain_timeout_s=config.drain_timeout,
+    )
+
+
+def _launches(config: Config, backends: dict[str, Backend]) -> dict[str, Launch]:
+    launches = {}
+    for name, model in config.models.items():
+        if model.backend not in backends:
+            known = ", ".join(sorted(backends))
+            raise ConfigError(f'cannot use the backend "{model.backend}" of {name}: it is one of {known}')
+        launches[name] = Launch(
+            backend=backends[model.backend],
+            request=_request(config, name, model),
+            fixed_port=_fixed_port(config, model),
+            load_timeout_s=config.load_timeout_s(name),
+        )
+    return launches
+
+
+def _request(config: Config, name: str, model: ModelConfig) -> LaunchRequest:
+    backend = config.backend_config(model.backend)
+    key = model.api_key or backend.api_key
+    return LaunchRequest(
+        model=name,
+        port=0,
+        path=model.path,
+        command=model.command,
+        script=None if model.service is not None else model.script,
+        service=model.service,
+        url=model.url,
+        model_name=model.model_name,
+        binary=backend.binary,
+        args=(*backend.args, *model.args),
+        env={**backend.env, **model.env},
+        context_length=model.context_length,
+        devices=model.devices,
+        capabilities=config.capabilities_of(name),
+        ready_path=model.ready_path,
+        api_key=None if key is None else key.get_secret_value(),
+    )
+
+
+def _fixed_port(config: Config, model: ModelConfig) -> int | None:
+    """A server that we build the command line for is told its port; one from a script knows it already."""
+    if model.port is not None:
+        return model.port
+    return config.backend_config(model.backend).port if model.script is not None else None
+
+
+def _entry(config: Config, name: str) -> Entry:
+    model = config.models[name]
+    return Entry(
+        name=name,
+        backend=model.backend,
+        title=model.name or name,
+        description=model.description,
+        aliases=model.aliases,
+        capabilities=config.capabilities_of(name),
+        context_length=model.context_length,
+        hidden=model.hidden,
+    )
+
+
+def _models(config: Config) -> dict[str, Model]:
+    models = {}
+    for name, model in config.models.items():
+        changes = model.parameters
+        parameters = Parameters(defaults=changes.defaults, overrides=changes.overrides, removals=changes.removals)
+        relayed = Model(
+            name=name,
+            parameters=parameters if changes.defaults or changes.overrides or changes.removals else None,
+        )
+        models.update(dict.fromkeys((name, *model.aliases), relayed))
+    return models

@@ -1,0 +1,366 @@
+"""The upstream half of the relay: pooled HTTP/1.1 connections to inference servers, without a task per request.
+
+Counterpart: `exchange`, which decides what a reply means. Every byte of a reply passes llhttp before anything is made
+of it, and the client gets our own framing, so that bytes after the end of a reply can never reach anyone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections import defaultdict
+from collections.abc import Callable, Coroutine
+from typing import Protocol
+
+import httptools
+
+from llm_router.errors import LlmRouterError, UpstreamGarbage, UpstreamLost, UpstreamTimeout
+from llm_router.relay.lease import Upstream
+
+Headers = list[tuple[bytes, bytes]]
+
+_SWEEP_S = 1.0
+_IDLE_S = 30.0  # shorter than any engine's keep-alive we know; a connection that died sooner is retried
+_CONNECT_S = 5.0
+_MAX_HEAD = 256  # header fields; llhttp itself has no limit
+
+
+class Reply(Protocol):
+    """Who receives a reply. Exactly one of `reply_end` and `reply_lost` comes last; none after `Call.cancel`."""
+
+    def reply_head(self, status: int, headers: Headers, length: int | None) -> None:
+        """`length`: the body's, in bytes; None when it is chunked or ends with the connection."""
+
+    def reply_data(self, data: bytes) -> None: ...
+
+    def reply_end(self) -> None: ...
+
+    def reply_lost(self, error: LlmRouterError) -> None: ...
+
+
+class Call:
+    """One request on its way. Cancelling closes its connection at once, so that the server stops working on it."""
+
+    __slots__ = ("connection", "reply", "request", "upstream", "without_body")
+
+    def __init__(self, upstream: Upstream, request: bytes, reply: Reply, *, without_body: bool) -> None:
+        self.upstream = upstream
+        self.request = request
+        self.reply: Reply | None = reply
+        self.without_body = without_body
+        self.connection: _Connection | None = None
+
+    def cancel(self) -> None:
+        self.reply = None
+        if self.connection is not None:
+            self.connection.abort()
+
+    def pause(self) -> None:
+        if self.connection is not None:
+            self.connection.pause()
+
+    def resume(self) -> None:
+        if self.connection is not None:
+            self.connection.resume()
+
+
+class Pool:
+    """All connections to all upstreams.
+
+    `spawn(name, coroutine)` owns the tasks that open connections. `timeout_s`: the longest silence of a server
+    while it owes us bytes; checked by one sweep a second instead of a timer per event.
+    """
+
+    def __init__(self, *, spawn: Callable[[str, Coroutine[None, None, None]], object], timeout_s: float) -> None:
+        self._spawn = spawn
+        self._timeout_s = timeout_s
+        self._idle: defaultdict[int, list[_Connection]] = defaultdict(list)
+        self._open: defaultdict[int, set[_Connection]] = defaultdict(set)
+        self._tls: ssl.SSLContext | None = None
+        self._sweeper: asyncio.TimerHandle | None = None
+        self.now = 0.0
+
+    def send(self, upstream: Upstream, request: bytes, reply: Reply, *, without_body: bool = False) -> Call:
+        """Send `request` (head and body). `without_body`: the reply to a HEAD has none, whatever its headers say."""
+        call = Call(upstream, request, reply, without_body=without_body)
+        idle = self._idle[upstream.instance]
+        if idle:
+            idle.pop().begin(call)
+        else:
+            self._connect(call)
+        return call
+
+    def drop(self, instance: int) -> None:
+        """Close every connection to an instance: a server that is told to stop waits for them otherwise."""
+        for connection in list(self._open.get(instance, ())):
+            connection.abort()
+
+    def close(self) -> None:
+        """Close everything. The pool can't be used afterwards."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        for instance in list(self._open):
+            self.drop(instance)
+
+    def retry(self, call: Call) -> None:
+        """Send again on a new connection: the pooled one was stale, and not one byte of a reply had come."""
+        call.connection = None
+        self._connect(call)
+
+    def idle(self, connection: _Connection) -> None:
+        self._idle[connection.upstream.instance].append(connection)
+
+    def opened(self, connection: _Connection) -> None:
+        self._open[connection.upstream.instance].add(connection)
+        if self._sweeper is None:
+            self._sweep()
+
+    def closed(self, connection: _Connection) -> None:
+        instance = connection.upstream.instance
+        connections = self._open[instance]
+        connections.discard(connection)
+        idle = self._idle[instance]
+        if connection in idle:
+            idle.remove(connection)
+        if not connections:
+            del self._open[instance]
+            del self._idle[instance]
+
+    def _connect(self, call: Call) -> None:
+        self._spawn(f"connect-{call.upstream.model}", self._open_connection(call))
+
+    async def _open_connection(self, call: Call) -> None:
+        upstream = call.upstream
+        loop = asyncio.get_running_loop()
+        tls = self._tls_context() if upstream.tls else None
+        try:
+            async with asyncio.timeout(_CONNECT_S):
+                _, connection = await loop.create_connection(
+                    lambda: _Connection(self, upstream), upstream.host, upstream.port, ssl=tls
+                )
+        except (OSError, TimeoutError) as error:
+            if call.reply is not None:
+                call.reply.reply_lost(UpstreamLost(f"cannot connect to the server of {upstream.model}: {error}"))
+            return
+        if call.reply is None:
+            connection.abort()
+        else:
+            connection.begin(call)
+
+    def _tls_context(self) -> ssl.SSLContext:
+        if self._tls is None:
+            self._tls = ssl.create_default_context()
+        return self._tls
+
+    def _sweep(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.now = loop.time()
+        for connections in list(self._open.values()):
+            for connection in list(connections):
+                connection.expire(self.now, self._timeout_s)
+        self._sweeper = loop.call_later(_SWEEP_S, self._sweep)
+
+
+class _Connection(asyncio.Protocol):
+    """One connection. Reused for one call after the other while both sides keep it alive."""
+
+    __slots__ = (
+        "_body",
+        "_call",
+        "_close_framed",
+        "_complete",
+        "_extra",
+        "_headers",
+        "_keep_alive",
+        "_last",
+        "_length",
+        "_parser",
+        "_paused",
+        "_pool",
+        "_received",
+        "_reused",
+        "_status",
+        "_transport",
+        "upstream",
+    )
+
+    def __init__(self, pool: Pool, upstream: Upstream) -> None:
+        self.upstream = upstream
+        self._pool = pool
+        self._transport: asyncio.Transport | None = None
+        self._parser = httptools.HttpResponseParser(self)
+        self._call: Call | None = None
+        self._reused = False
+        self._last = pool.now
+        self._paused = False
+        self._reset()
+
+    def _reset(self) -> None:
+        self._headers: Headers = []
+        self._body: list[bytes] = []
+        self._status = 0
+        self._length: int | None = None
+        self._close_framed = False
+        self._complete = False
+        self._extra = False
+        self._keep_alive = False
+        self._received = False
+
+    # -- what the pool and the call ask for
+
+    def begin(self, call: Call) -> None:
+        if self._transport is None or self._transport.is_closing():
+            self._pool.retry(call)
+            return
+        self._call = call
+        call.connection = self
+        self._last = self._pool.now
+        self._transport.write(call.request)
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def pause(self) -> None:
+        if self._transport is not None and not self._paused:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        if self._transport is not None and self._paused:
+            self._paused = False
+            self._last = self._pool.now  # the silence was ours
+            self._transport.resume_reading()
+
+    def expire(self, now: float, timeout_s: float) -> None:
+        silent_s = now - self._last
+        if self._call is None:
+            if silent_s > _IDLE_S:
+                self.abort()
+        elif silent_s > timeout_s and not self._paused:
+            self._fail(
+                UpstreamTimeout(
+                    f"cannot wait longer for {self.upstream.model}: its server sent nothing for {silent_s:.0f}s"
+                )
+            )
+
+    # -- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._pool.opened(self)
+
+    def data_received(self, data: bytes) -> None:
+        call = self._call
+        if call is None:  # a server has nothing to say on an idle connection
+            self.abort()
+            return
+        self._last = self._pool.now
+        self._received = True
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            if not self._complete:  # after the end of a reply, garbage only costs the connection
+                self._fail(UpstreamGarbage(f"cannot read the reply of {self.upstream.model}: {error}"))
+                return
+            self._extra = True
+        if self._body:
+            body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+            self._body.clear()
+            if call.reply is not None:
+                call.reply.reply_data(body)
+        if self._complete:
+            self._finish()
+
+    def eof_received(self) -> None:
+        return None
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._pool.closed(self)
+        self._transport = None
+        call = self._call
+        if call is None:
+            return
+        if self._close_framed and error is None:
+            self._finish()
+        elif self._reused and not self._received:
+            self._call = None
+            if call.reply is not None:
+                self._pool.retry(call)
+        else:
+            what = "broke off its reply" if self._received else "closed the connection without a reply"
+            self._fail(UpstreamLost(f"cannot finish the request: the server of {self.upstream.model} {what}"))
+
+    # -- httptools' callbacks
+
+    def on_message_begin(self) -> None:
+        if self._complete:
+            self._extra = True
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._complete:
+            self._headers.append((name.lower(), value))
+            if len(self._headers) > _MAX_HEAD:
+                raise ValueError("too many header fields")
+
+    def on_headers_complete(self) -> None:
+        if self._complete:
+            return
+        self._status = self._parser.get_status_code()
+        if self._status < 200:
+            if self._status == 101:
+                raise ValueError("an upgrade nobody asked for")
+            return
+        chunked = False
+        for name, value in self._headers:
+            if name == b"content-length":
+                self._length = int(value)
+            elif name == b"transfer-encoding":
+                chunked = True
+        if chunked:
+            self._length = None
+        self._close_framed = self._length is None and not chunked and self._status not in (204, 304)
+        call = self._call
+        if call is not None and call.reply is not None:
+            call.reply.reply_head(self._status, self._headers, self._length)
+            if call.without_body:
+                self._complete = True
+                self._extra = True  # llhttp would go on waiting for a body that doesn't come
+
+    def on_body(self, body: bytes) -> None:
+        if not self._complete:
+            self._body.append(body)
+
+    def on_message_complete(self) -> None:
+        if self._complete:
+            return
+        if self._status < 200:  # 100 Continue, 103 Early Hints: the reply itself is still to come
+            self._headers = []
+            return
+        self._complete = True
+        self._keep_alive = self._parser.should_keep_alive()  # right only here: the flags are gone afterwards
+
+    # -- endings
+
+    def _finish(self) -> None:
+        call, self._call = self._call, None
+        assert call is not None
+        reusable = self._keep_alive and not self._extra and not self._paused
+        call.connection = None
+        if reusable and self._transport is not None and not self._transport.is_closing():
+            self._reset()
+            self._reused = True
+            self._pool.idle(self)
+        else:
+            self.abort()
+        if call.reply is not None:
+            call.reply.reply_end()
+
+    def _fail(self, error: LlmRouterError) -> None:
+        call, self._call = self._call, None
+        self.abort()
+        if call is not None:
+            call.connection = None
+            if call.reply is not None:
+                call.reply.reply_lost(error)

@@ -1,0 +1,439 @@
+"""One request's way through the router: read it, wait for a lease, send it on, relay the answer, close the lease.
+
+The same code serves both sinks and all inference routes. It decides nothing about models: it asks the `Dispatcher`.
+Everything happens in callbacks on the event loop; a request whose model is ready costs no task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from llm_router.errors import (
+    InvalidRequest,
+    LlmRouterError,
+    ModelNotFound,
+    UnsupportedMediaType,
+    UpstreamError,
+)
+from llm_router.relay import body as bodies
+from llm_router.relay import headers as header_rules
+from llm_router.relay import status_text
+from llm_router.relay.client import Call, Headers, Pool
+from llm_router.relay.lease import Dispatcher, Upstream
+from llm_router.relay.sink import Sink
+from llm_router.relay.sse import StreamRewriter, error_events, rewrite_reply
+from llm_router.relay.status_text import Mode, StatusStream
+
+_SSE_HEADERS: Headers = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+_HELD_REPLY = 8 * 1024 * 1024  # a larger JSON reply passes unchanged rather than being held in memory
+_HELD_ERROR = 64 * 1024
+
+
+class Kind(Enum):
+    """What the relay knows about a route. RAW: nothing; bytes pass as they are."""
+
+    CHAT = "chat"
+    COMPLETION = "completion"
+    EMBEDDING = "embedding"
+    RAW = "raw"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """What to send upstream: `path` with its query. `model`: named by the path; None: named by the body."""
+
+    kind: Kind
+    method: bytes
+    path: bytes
+    model: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """What the relay must know of a configured model."""
+
+    name: str
+    parameters: bodies.Parameters | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """What all exchanges share. `models` finds a model by each of its names. `render` makes an HTTP reply of an error.
+
+    `status`: None means "auto". `performance`: True always, False never, None auto.
+    """
+
+    dispatcher: Dispatcher
+    pool: Pool
+    models: Mapping[str, Model]
+    render: Callable[[LlmRouterError], tuple[int, Headers, bytes]]
+    status: Mode | None = None
+    performance: bool | None = None
+
+
+class Exchange:
+    """One request and its reply. Owned by its sink, which must call `client_gone` when the client leaves early."""
+
+    __slots__ = (
+        "_attempt",
+        "_body",
+        "_call",
+        "_facts",
+        "_headers",
+        "_held",
+        "_held_head",
+        "_loop",
+        "_model",
+        "_paused",
+        "_performance",
+        "_relayed",
+        "_request",
+        "_rewriter",
+        "_sent_at",
+        "_services",
+        "_since",
+        "_sink",
+        "_started",
+        "_status",
+        "_target",
+        "_ticker",
+        "over",
+    )
+
+    def __init__(self, services: Services, sink: Sink, target: Target, headers: Headers) -> None:
+        self._services = services
+        self._sink = sink
+        self._target = target
+        self._headers = headers
+        self._loop = asyncio.get_running_loop()
+        self._body: bytes = b""
+        self._facts: bodies.Facts | None = None
+        self._model: Model | None = None
+        self._request: int | None = None
+        self._call: Call | None = None
+        self._rewriter: StreamRewriter | None = None
+        self._held: bytearray | None = None
+        self._held_head: tuple[int, Headers] | None = None
+        self._status: StatusStream | None = None
+        self._ticker: asyncio.TimerHandle | None = None
+        self._started = False  # the sink has a head
+        self._relayed = False  # the client has something of the server's reply
+        self._performance = False
+        self._paused = False
+        self._attempt = 1
+        self._since = 0.0
+        self._sent_at = 0.0
+        self.over = False
+
+    # -- from the sink
+
+    def start(self, body: bytes) -> None:
+        """The request is here, whole. Everything wrong with it is answered from here."""
+        self._since = self._loop.time()
+        self._body = body
+        try:
+            self._model = self._read(body)
+        except LlmRouterError as error:
+            self._answer(error)
+            return
+        self._ask()
+
+    def refuse(self, error: LlmRouterError) -> None:
+        """The sink itself found the request wrong (its body too large, say)."""
+        self._answer(error)
+
+    def client_gone(self) -> None:
+        """The client left, whatever the phase: free the server and the lease at once."""
+        if not self.over:
+            self._close(lost=False)
+
+    def pause(self) -> None:
+        """The client reads too slowly: stop reading from the server."""
+        self._paused = True
+        if self._call is not None:
+            self._call.pause()
+
+    def resume(self) -> None:
+        self._paused = False
+        if self._call is not None:
+            self._call.resume()
+
+    # -- reading the request
+
+    def _read(self, body: bytes) -> Model:
+        target = self._target
+        if target.model is not None:
+            return self._resolve(target.model)
+        lookup = dict(self._headers)
+        content_type = lookup.get(b"content-type")
+        if content_type is not None and b"json" not in content_type.lower():
+            raise UnsupportedMediaType(
+                f"cannot read a body of type {content_type.decode('latin-1')!r}: send JSON with "
+                '"Content-Type: application/json"'
+            )
+        facts = self._facts = bodies.read(body)
+        model = self._resolve(facts.model)
+        if target.kind is Kind.CHAT:
+            self._performance = self._wants_performance(facts, lookup)
+        if facts.stream:
+            self._status = self._status_stream(facts, lookup)
+        return model
+
+    def _resolve(self, name: str) -> Model:
+        model = self._services.models.get(name)
+        if model is None:
+            known = sorted({known.name for known in self._services.models.values()})
+            names = ", ".join(known[:20]) + (", …" if len(known) > 20 else "")
+            raise ModelNotFound(f"cannot find the model {name[:200]!r}: it is one of {names}", param="model")
+        return model
+
+    def _wants_performance(self, facts: bodies.Facts, lookup: Mapping[bytes, bytes]) -> bool:
+        asked = lookup.get(b"x-llm-router-performance")
+        if asked is not None:
+            if asked not in (b"always", b"never"):
+                raise InvalidRequest('cannot use this X-LLM-Router-Performance: it is "always" or "never"')
+            return asked == b"always"
+        if self._services.performance is not None:
+            return self._services.performance
+        return facts.stream and facts.plain and not status_text.is_open_webui(lookup)
+
+    def _status_stream(self, facts: bodies.Facts, lookup: Mapping[bytes, bytes]) -> StatusStream | None:
+        header = lookup.get(b"x-llm-router-status")
+        mode = status_text.choose(
+            None if header is None else header.decode("latin-1"),
+            self._services.status,
+            open_webui=status_text.is_open_webui(lookup),
+            plain=facts.plain,
+        )
+        if mode is Mode.OFF:
+            return None
+        if self._target.kind is not Kind.CHAT:
+            mode = Mode.COMMENT  # the other replies have no place for a text that isn't the model's
+        created = int(time.time())
+        return StatusStream(mode, model=facts.model, id=f"chatcmpl-{created:x}", created=created)
+
+    # -- waiting for a lease
+
+    def _ask(self) -> None:
+        assert self._model is not None
+        facts = self._facts
+        request = self._services.dispatcher.open(
+            self._model.name, background=facts is not None and facts.background, waiter=self
+        )
+        if self.over or self._call is not None:
+            return
+        self._request = request
+        self._show()
+
+    def _show(self) -> None:
+        """Tell a streaming client what it waits for, now and every few seconds."""
+        status, request = self._status, self._request
+        if status is None or request is None or self.over:
+            return
+        progress = self._services.dispatcher.progress(request)
+        if progress is None:
+            return
+        if not self._started:
+            self._head(200, _SSE_HEADERS, None)
+            self._sink.data(status.first(progress))
+        else:
+            self._sink.data(status.update(progress))
+        self._ticker = self._loop.call_later(status.interval_s, self._show)
+
+    def granted(self, request: int, upstream: Upstream) -> None:
+        if self.over:
+            self._services.dispatcher.close(request)
+            return
+        self._request = request
+        self._stop_ticking()
+        if self._started and self._status is not None:
+            self._sink.data(self._status.ready(self._loop.time() - self._since))
+        self._send(upstream)
+
+    def refused(self, error: LlmRouterError) -> None:
+        self._request = None
+        self._answer(error)
+
+    def cut(self, error: LlmRouterError) -> None:
+        self._give_up(error, lost=False)
+
+    # -- towards the server
+
+    def _send(self, upstream: Upstream) -> None:
+        target, facts, model = self._target, self._facts, self._model
+        assert model is not None
+        payload = self._body
+        if facts is not None:
+            payload = bodies.rewrite(
+                payload,
+                facts,
+                served_name=upstream.served_name,
+                ask_usage=target.kind in (Kind.CHAT, Kind.COMPLETION),
+                parameters=model.parameters,
+            )
+        block = header_rules.request_headers(
+            self._headers, host=upstream.host_header, content_length=len(payload), credential=upstream.credential
+        )
+        request = b"".join((target.method, b" ", upstream.base_path, target.path, b" HTTP/1.1\r\n", block, payload))
+        self._sent_at = self._loop.time()
+        self._call = self._services.pool.send(upstream, request, self, without_body=target.method == b"HEAD")
+        if self._paused:
+            self._call.pause()
+
+    # -- from the server
+
+    def reply_head(self, status: int, headers: Headers, length: int | None) -> None:
+        kind, facts = self._target.kind, self._facts
+        content_type = next((value for name, value in headers if name == b"content-type"), b"")
+        streamed = content_type.startswith(b"text/event-stream")
+        rewritable = status == 200 and facts is not None and kind in (Kind.CHAT, Kind.COMPLETION)
+        if rewritable and streamed:
+            assert facts is not None
+            self._rewriter = StreamRewriter(
+                chat=kind is Kind.CHAT,
+                include_usage=facts.include_usage,
+                performance=self._performance,
+                sent_at=self._sent_at,
+            )
+            if not self._started:
+                self._head(200, header_rules.response_headers(headers), None)
+        elif self._started or (rewritable and (length is None or length <= _HELD_REPLY)):
+            self._held = bytearray()
+            self._held_head = (status, header_rules.response_headers(headers))
+        else:
+            self._relayed = True
+            self._head(status, header_rules.response_headers(headers), length)
+
+    def reply_data(self, data: bytes) -> None:
+        rewriter = self._rewriter
+        if rewriter is not None:
+            try:
+                out = rewriter.feed(data, self._loop.time())
+            except UpstreamError as error:
+                self._give_up(error, lost=False)
+                return
+            if out:
+                self._relayed = True
+                self._sink.data(out)
+        elif self._held is not None:
+            self._hold(data)
+        else:
+            self._sink.data(data)
+
+    def _hold(self, data: bytes) -> None:
+        assert self._held is not None and self._held_head is not None
+        self._held += data
+        if self._started:
+            del self._held[_HELD_ERROR:]
+        elif len(self._held) > _HELD_REPLY:
+            status, headers = self._held_head
+            held, self._held = bytes(self._held), None
+            self._relayed = True
+            self._head(status, headers, None)
+            self._sink.data(held)
+
+    def reply_end(self) -> None:
+        self._call = None
+        if self._rewriter is not None:
+            rest = self._rewriter.finish(self._loop.time())
+            if rest:
+                self._sink.data(rest)
+        elif self._held is not None:
+            self._end_held(bytes(self._held))
+        self._close(lost=False)
+        self._sink.end()
+
+    def _end_held(self, held: bytes) -> None:
+        """A reply in one piece: a JSON answer, or what a server says instead of the stream it was asked for."""
+        assert self._held_head is not None
+        status, headers = self._held_head
+        if self._started:
+            self._sink.data(
+                self._failed(bodies.error_message(held) or f"the server answered {status}", "upstream_error")
+            )
+            return
+        reply = rewrite_reply(
+            held,
+            chat=self._target.kind is Kind.CHAT,
+            performance=self._performance,
+            sent_at=self._sent_at,
+            now=self._loop.time(),
+        )
+        self._head(status, headers, len(reply))
+        self._sink.data(reply)
+
+    def reply_lost(self, error: LlmRouterError) -> None:
+        self._call = None
+        if self._attempt == 1 and not self._relayed:
+            # Nothing of the answer has reached the client, so it need not know: the request is sent once more.
+            self._attempt = 2
+            self._rewriter = self._held = self._held_head = None
+            request, self._request = self._request, None
+            assert request is not None
+            self._services.dispatcher.close(request, lost=True)
+            self._ask()
+            return
+        self._give_up(error, lost=True)
+
+    # -- endings
+
+    def _answer(self, error: LlmRouterError) -> None:
+        """Before anything of an answer was sent: an error reply, or its place in a stream that has begun."""
+        self._close(lost=False)
+        if self._started:
+            self._sink.data(self._failed(error.message, error.code))
+        else:
+            status, headers, payload = self._services.render(error)
+            self._head(status, headers, len(payload))
+            self._sink.data(payload)
+        self._sink.end()
+
+    def _give_up(self, error: LlmRouterError, *, lost: bool) -> None:
+        """The answer can't be finished. A stream says so and ends; everything else breaks off, which nobody can
+        take for a complete answer."""
+        if self.over:
+            return
+        rewriter = self._rewriter
+        if rewriter is not None:
+            self._close(lost=lost)
+            self._sink.data(rewriter.fail(error.message, error.code))
+            self._sink.end()
+        elif self._relayed:
+            self._close(lost=lost)
+            self._sink.abort()
+        else:
+            if lost:
+                self._close(lost=True)
+            self._answer(error)
+
+    def _failed(self, message: str, code: str) -> bytes:
+        closing = self._status.failed(message) if self._status is not None else b""
+        return closing + error_events(message, code)
+
+    def _head(self, status: int, headers: Headers, length: int | None) -> None:
+        self._started = True
+        self._sink.head(status, headers, length)
+
+    def _stop_ticking(self) -> None:
+        if self._ticker is not None:
+            self._ticker.cancel()
+            self._ticker = None
+
+    def _close(self, *, lost: bool) -> None:
+        """Idempotent: no timer, no connection, no lease is left."""
+        self.over = True
+        self._stop_ticking()
+        if self._call is not None:
+            self._call.cancel()
+            self._call = None
+        if self._request is not None:
+            request, self._request = self._request, None
+            self._services.dispatcher.close(request, lost=lost)

@@ -1,0 +1,189 @@
+"""The relay inside uvicorn's own HTTP protocol: the hot routes, with no ASGI, task or queue between the two sockets.
+
+Counterpart: `asgi`, which serves the same routes on public interfaces, and everything that this class passes on to
+uvicorn: other paths, pipelined requests, HTTP/1.0. This leans on uvicorn's internals (`cycle`, `pipeline`, `flow`), so
+uvicorn is pinned to a minor version and the same tests run against both sinks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from llm_router.relay.asgi import too_large
+from llm_router.relay.client import Headers
+from llm_router.relay.exchange import Exchange, Services, Target
+
+
+class _Nobody:
+    """Stands in for the event of an ASGI cycle: nothing waits here, the exchange is called directly."""
+
+    def set(self) -> None:
+        """uvicorn calls this when the connection is lost."""
+
+
+_NOBODY = _Nobody()
+
+
+class ProtocolSink:
+    """One request on a hot route. uvicorn takes it for its request-response cycle, hence the public attributes."""
+
+    __slots__ = (
+        "_chunked",
+        "_protocol",
+        "body",
+        "disconnected",
+        "exchange",
+        "keep_alive",
+        "message_event",
+        "response_complete",
+        "size",
+    )
+
+    def __init__(self, protocol: RelayProtocol) -> None:
+        self._protocol = protocol
+        self._chunked = False
+        self.body: list[bytes] = []
+        self.size = 0
+        self.disconnected = False
+        self.response_complete = False
+        self.keep_alive = True
+        self.message_event = _NOBODY
+        self.exchange: Exchange
+
+    def head(self, status: int, headers: Headers, length: int | None) -> None:
+        parts = [STATUS_LINE[status]]
+        for name, value in headers:
+            parts += (name, b": ", value, b"\r\n")
+        if length is not None:
+            parts.append(b"content-length: %d\r\n" % length)
+        elif status not in (204, 304):
+            self._chunked = True
+            parts.append(b"transfer-encoding: chunked\r\n")
+        parts.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
+        self._write(b"".join(parts))
+
+    def data(self, data: bytes) -> None:
+        if not data:
+            return
+        if self._chunked:
+            self._write(b"%x\r\n%b\r\n" % (len(data), data))
+        else:
+            self._write(data)
+
+    def end(self) -> None:
+        if self._chunked:
+            self._write(b"0\r\n\r\n")
+        self.response_complete = True
+        if not self.keep_alive:
+            self._protocol.transport.close()
+        self._protocol.on_response_complete()
+
+    def abort(self) -> None:
+        self.response_complete = True
+        self._protocol.transport.abort()
+
+    def _write(self, data: bytes) -> None:
+        if not self.disconnected:
+            self._protocol.transport.write(data)
+
+
+class RelayProtocol(HttpToolsProtocol):
+    """uvicorn's protocol with the hot routes taken out. `bind` makes the class that a server can use."""
+
+    services: Services
+    targets: Mapping[bytes, Target]
+    limit: int
+
+    _hot: ProtocolSink | None = None  # the hot request in progress, kept while a pipelined one replaces `cycle`
+    _receiving = False  # the message being parsed is the hot one
+
+    # -- httptools' callbacks
+
+    def on_message_begin(self) -> None:
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
+        self._receiving = False
+
+    def on_headers_complete(self) -> None:
+        target = self.targets.get(self.url)
+        parser = self.parser
+        if (
+            target is None
+            or parser.get_method() != b"POST"
+            or (self.cycle is not None and not self.cycle.response_complete)
+            or parser.get_http_version() != "1.1"
+            or parser.should_upgrade()
+        ):
+            self._pass_on()
+            return
+        self._receiving = True
+        sink = self._hot = ProtocolSink(self)
+        self.cycle = sink  # type: ignore[assignment]
+        exchange = sink.exchange = Exchange(self.services, sink, target, self.headers)
+        declared = next((value for name, value in self.headers if name == b"content-length"), None)
+        if declared is not None and int(declared) > self.limit:
+            exchange.refuse(too_large(self.limit))
+        elif self.expect_100_continue:
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _pass_on(self) -> None:
+        """Give the request to uvicorn, whose `on_message_begin` prepares what its `on_headers_complete` needs."""
+        url, headers, expect = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.expect_100_continue = url, expect
+        self.headers.extend(headers)
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        if not self._receiving:
+            super().on_body(body)
+            return
+        sink = self._hot
+        assert sink is not None
+        if sink.response_complete:  # refused already: what still comes is read and forgotten
+            return
+        sink.size += len(body)
+        if sink.size > self.limit:
+            sink.body.clear()
+            sink.exchange.refuse(too_large(self.limit))
+        else:
+            sink.body.append(body)
+
+    def on_message_complete(self) -> None:
+        if not self._receiving:
+            super().on_message_complete()
+            return
+        sink = self._hot
+        assert sink is not None
+        if not sink.response_complete:
+            sink.keep_alive = self.parser.should_keep_alive()  # right only here
+            body = sink.body[0] if len(sink.body) == 1 else b"".join(sink.body)
+            sink.body.clear()
+            sink.exchange.start(body)
+
+    # -- asyncio's callbacks
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        sink = self._hot
+        if sink is not None and not sink.response_complete:
+            sink.disconnected = True
+            sink.exchange.client_gone()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._hot is not None and not self._hot.response_complete:
+            self._hot.exchange.pause()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._hot is not None and not self._hot.response_complete:
+            self._hot.exchange.resume()
+
+
+def bind(services: Services, targets: Mapping[bytes, Target], limit: int) -> type[RelayProtocol]:
+    """The protocol class for one server. `targets`: by path. `limit`: of a request's body, in bytes."""
+    return type("BoundRelayProtocol", (RelayProtocol,), {"services": services, "targets": targets, "limit": limit})

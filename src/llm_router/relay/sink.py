@@ -1,0 +1,22 @@
+"""The client's half of the relay, as `exchange` sees it. Two implementations: `asgi` (public API, any server) and
+`protocol` (inside uvicorn's own protocol, for the hot routes)."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from llm_router.relay.client import Headers
+
+
+class Sink(Protocol):
+    """Where a reply goes. In turn it calls `Exchange.client_gone`, `.pause` and `.resume`."""
+
+    def head(self, status: int, headers: Headers, length: int | None) -> None:
+        """`length`: the body's, in bytes; None: not known, so the sink frames it. Once, before anything else."""
+
+    def data(self, data: bytes) -> None: ...
+
+    def end(self) -> None: ...
+
+    def abort(self) -> None:
+        """Break the client's connection: the honest end of a reply whose server died."""

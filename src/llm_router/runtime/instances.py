@@ -1,0 +1,85 @@
+"""What the runtime knows of an instance beyond the scheduler's view: its process, address, and how far its load is."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from statistics import median
+
+from llm_router.backends.base import Backend, LaunchRequest, LaunchSpec, Loading
+from llm_router.launchers.base import RunningProcess
+from llm_router.relay.lease import Upstream
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """How one model is started. `fixed_port`: from the configuration; None: a free one is chosen for each start.
+
+    `unusable`: why it can't be started at all, for people; None: it can.
+    """
+
+    backend: Backend
+    request: LaunchRequest
+    fixed_port: int | None
+    load_timeout_s: float
+    unusable: str | None = None
+
+    @property
+    def key(self) -> str:
+        """A hash of all that shapes the start, but for the port: a running instance of another key is outdated."""
+        shape = asdict(replace(self.request, port=0, env=dict(self.request.env)))
+        text = json.dumps([self.backend.kind, self.fixed_port, shape], sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(slots=True, kw_only=True)
+class Instance:
+    """One instance, from the command to start it until it is gone."""
+
+    id: int
+    model: str
+    since: float
+    process: RunningProcess | None = None
+    spec: LaunchSpec | None = None
+    upstream: Upstream | None = None
+    starting: asyncio.Task[None] | None = None
+    loading: Loading = field(default_factory=Loading)
+    ready_at: float | None = None
+    stopping: bool = False
+
+
+class LoadTimes:
+    """How long each model's last loads took, in seconds: the estimate shown while the next one runs."""
+
+    def __init__(self) -> None:
+        self._times: dict[str, deque[float]] = {}
+
+    def add(self, model: str, seconds: float) -> None:
+        self._times.setdefault(model, deque(maxlen=5)).append(seconds)
+
+    def estimate(self, model: str) -> float | None:
+        times = self._times.get(model)
+        return median(times) if times else None
+
+
+def upstream_for(instance: int, model: str, spec: LaunchSpec) -> Upstream:
+    address = spec.address
+    host = f"[{address.host}]" if ":" in address.host else address.host
+    return Upstream(
+        instance=instance,
+        model=model,
+        host=address.host,
+        port=address.port,
+        host_header=f"{host}:{address.port}".encode(),
+        tls=address.tls,
+        base_path=address.base_path.encode(),
+        served_name=spec.served_name,
+        credential=spec.credential,
+    )
+
+
+Launches = Mapping[str, Launch]

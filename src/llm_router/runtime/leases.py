@@ -1,0 +1,85 @@
+"""Requests as the scheduler knows them: gives them ids, tells each what was decided. Counterpart: `relay.exchange`."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+from llm_router.core.commands import CutRequest, GrantRequest, Refusal, RejectRequest
+from llm_router.core.events import Event, RequestArrived, RequestClass, RequestClosed
+from llm_router.errors import (
+    LlmRouterError,
+    LoadFailed,
+    ModelNotReady,
+    NoRoom,
+    Preempted,
+    QueueFull,
+    ShuttingDown,
+)
+from llm_router.relay.lease import Upstream, Waiter
+from llm_router.relay.status_text import Progress
+
+_ERRORS: dict[Refusal, type[LlmRouterError]] = {
+    Refusal.QUEUE_FULL: QueueFull,
+    Refusal.LOAD_FAILED: LoadFailed,
+    Refusal.NO_ROOM: NoRoom,
+    Refusal.NOT_READY: ModelNotReady,
+    Refusal.SHUTTING_DOWN: ShuttingDown,
+    Refusal.PREEMPTED: Preempted,
+}
+
+
+class Leases:
+    """Implements `relay.lease.Dispatcher`.
+
+    `post`: the handle's. `now`: monotonic seconds. `upstream_of`: an instance's address. `progress_of`: what a waiting
+    request waits for. `closed`: called with a request's id after its closing event.
+    """
+
+    def __init__(
+        self,
+        *,
+        post: Callable[[Event], None],
+        now: Callable[[], float],
+        upstream_of: Callable[[int], Upstream],
+        progress_of: Callable[[int], Progress | None],
+    ) -> None:
+        self._post = post
+        self._now = now
+        self._upstream_of = upstream_of
+        self._progress_of = progress_of
+        self._ids = itertools.count(1)
+        self._waiters: dict[int, Waiter] = {}
+
+    def open(self, model: str, *, background: bool, waiter: Waiter) -> int:
+        request = next(self._ids)
+        self._waiters[request] = waiter
+        self._post(
+            RequestArrived(
+                at=self._now(),
+                request=request,
+                model=model,
+                request_class=RequestClass.BACKGROUND if background else RequestClass.NORMAL,
+            )
+        )
+        return request
+
+    def close(self, request: int, *, lost: bool = False) -> None:
+        if self._waiters.pop(request, None) is not None:
+            self._post(RequestClosed(at=self._now(), request=request, lost=lost))
+
+    def progress(self, request: int) -> Progress | None:
+        return self._progress_of(request)
+
+    def granted(self, command: GrantRequest) -> None:
+        self._waiters[command.request].granted(command.request, self._upstream_of(command.instance))
+
+    def rejected(self, command: RejectRequest) -> None:
+        self._waiters.pop(command.request).refused(_error(command.refusal, command.detail, command.retry_after_s))
+
+    def cut(self, command: CutRequest) -> None:
+        self._waiters[command.request].cut(_error(command.refusal, command.detail, None))
+
+
+def _error(refusal: Refusal, detail: str, retry_after_s: float | None) -> LlmRouterError:
+    return _ERRORS[refusal](detail, retry_after_s=retry_after_s)

@@ -1,0 +1,180 @@
+"""The runtime as one object: requests and instances go in, decisions come out and are carried out.
+
+`api` and `app` talk to this; the parts are `loop` (the handle), `leases` (requests), `effects` (instances).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import assert_never
+
+from llm_router.core.commands import (
+    CancelTimer,
+    CheckInstance,
+    Command,
+    CutRequest,
+    GrantRequest,
+    RejectRequest,
+    SetTimer,
+    StartInstance,
+    StopInstance,
+)
+from llm_router.core.events import (
+    Event,
+    LoadRequested,
+    ShutdownRequested,
+    TimerFired,
+    TimerKey,
+    UnloadRequested,
+)
+from llm_router.core.scheduler import Scheduler
+from llm_router.core.specs import ModelSpec, PolicySpec
+from llm_router.launchers.base import Launcher
+from llm_router.relay.client import Pool
+from llm_router.relay.status_text import Progress
+from llm_router.runtime.effects import Effects
+from llm_router.runtime.instances import Launches
+from llm_router.runtime.leases import Leases
+from llm_router.runtime.loop import Handle
+from llm_router.runtime.tasks import Tasks
+
+_log = logging.getLogger(__name__)
+
+
+class Supervisor:
+    """Must be made inside the running event loop.
+
+    `on_exit_leave`: at shutdown leave loaded models running for the next router instead of stopping them.
+    `response_timeout_s`: the longest silence of a server that owes us bytes.
+    """
+
+    def __init__(
+        self,
+        *,
+        models: Mapping[str, ModelSpec],
+        policy: PolicySpec,
+        launches: Launches,
+        launcher: Launcher,
+        response_timeout_s: float,
+        leave_on_exit: bool = False,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._models = models
+        self._leave_on_exit = leave_on_exit
+        self._timers: dict[TimerKey, asyncio.TimerHandle] = {}
+        self._changes: list[asyncio.Future[None]] = []
+        self.tasks = Tasks()
+        self.pool = Pool(spawn=self.tasks.spawn, timeout_s=response_timeout_s)
+        self.handle = Handle(Scheduler(models, policy), self._carry_out)
+        self.effects = Effects(
+            launches=launches,
+            launcher=launcher,
+            pool=self.pool,
+            tasks=self.tasks,
+            post=self._report,
+            now=self._loop.time,
+        )
+        self.leases = Leases(
+            post=self.handle.post,
+            now=self._loop.time,
+            upstream_of=self.effects.upstream_of,
+            progress_of=self.progress,
+        )
+
+    # -- what others ask for
+
+    async def adopt(self) -> None:
+        """Take over what an earlier router left running. Returns when each is adopted or ended."""
+        await self.effects.adopt()
+
+    def load(self, model: str) -> None:
+        self.handle.post(LoadRequested(at=self._loop.time(), model=model))
+
+    def unload(self, model: str) -> None:
+        self.handle.post(UnloadRequested(at=self._loop.time(), model=model))
+
+    def instance_of(self, model: str) -> int | None:
+        """The id of the model's instance in whatever state, or None."""
+        return next((record.id for record in self.effects.instances.values() if record.model == model), None)
+
+    async def changed(self) -> None:
+        """Wait for the next instance to become ready or to go."""
+        change: asyncio.Future[None] = self._loop.create_future()
+        self._changes.append(change)
+        await change
+
+    def progress(self, request: int) -> Progress | None:
+        """What a waiting request waits for; None when it doesn't wait."""
+        wait = self.handle.scheduler.wait_of(request)
+        if wait is None:
+            return None
+        now = self._loop.time()
+        fraction = None
+        if wait.started_at is not None and (instance := self.instance_of(wait.model)) is not None:
+            fraction = self.effects.instances[instance].loading.fraction
+        return Progress(
+            phase=wait.phase.value,
+            elapsed_s=now - (wait.since if wait.started_at is None else wait.started_at),
+            limit_s=self._models[wait.model].load_timeout_s,
+            fraction=fraction,
+            estimate_s=self.effects.load_times.estimate(wait.model),
+            position=wait.ahead,
+        )
+
+    def refuse_new(self) -> None:
+        """First phase of a shutdown: what waits is refused, what runs may finish."""
+        self.handle.post(ShutdownRequested(at=self._loop.time()))
+
+    async def close(self) -> None:
+        """Last phase: stop the instances (or leave them), then everything else. Deadline: the longest stop plan."""
+        for timer in self._timers.values():
+            timer.cancel()
+        if not self._leave_on_exit:
+            for instance in list(self.effects.instances):
+                self.effects.stop(instance)
+            while self.effects.instances:
+                await self.changed()
+        self.pool.close()
+        await self.tasks.close()
+
+    # -- what the scheduler asks for
+
+    def _report(self, event: Event) -> None:
+        self.handle.post(event)
+        changes, self._changes = self._changes, []
+        for change in changes:
+            if not change.done():
+                change.set_result(None)
+
+    def _carry_out(self, command: Command) -> None:
+        match command:
+            case GrantRequest():
+                self.leases.granted(command)
+            case RejectRequest():
+                self.leases.rejected(command)
+            case CutRequest():
+                self.leases.cut(command)
+            case StartInstance(instance=instance, model=model):
+                self.effects.start(instance, model)
+            case StopInstance(instance=instance):
+                self.effects.stop(instance)
+            case CheckInstance(instance=instance):
+                self.effects.check(instance)
+            case SetTimer(timer=timer, at=at):
+                self._cancel(timer)
+                self._timers[timer] = self._loop.call_at(at, self._fire, timer)
+            case CancelTimer(timer=timer):
+                self._cancel(timer)
+            case _:
+                assert_never(command)
+
+    def _fire(self, timer: TimerKey) -> None:
+        del self._timers[timer]
+        self.handle.post(TimerFired(at=self._loop.time(), timer=timer))
+
+    def _cancel(self, timer: TimerKey) -> None:
+        handle = self._timers.pop(timer, None)
+        if handle is not None:
+            handle.cancel()

@@ -1,0 +1,54 @@
+"""A factory for router processes; afterwards each has ended cleanly and nothing it started is left."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from routing import RouterProcess, leftovers
+
+from llm_router.models import tiny
+
+Start = Callable[..., Awaitable[RouterProcess]]
+
+
+@pytest.fixture
+async def start(tmp_path: Path) -> AsyncIterator[Start]:
+    routers: list[RouterProcess] = []
+
+    async def start(models: dict[str, Any], **settings: Any) -> RouterProcess:
+        folder = tmp_path / f"router-{len(routers)}"
+        folder.mkdir()
+        router = RouterProcess(folder, models, **settings)
+        routers.append(router)
+        await router.start()
+        return router
+
+    yield start
+    for router in routers:
+        assert await router.stop() == 0
+        assert "Traceback" not in router.log.read_text(), router.log.read_text()
+        async with asyncio.timeout(5):
+            while leftovers(router):
+                await asyncio.sleep(0.01)
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """Two known-answer chat models and an embedding model, for the real embedded llama.cpp."""
+    folder = tmp_path_factory.mktemp("models")
+    models: dict[str, dict[str, Any]] = {}
+    for seed, name in enumerate(("tiny-a", "tiny-b"), start=1):
+        path = tiny.write(folder / f"{name}.gguf", name=name, seed=seed, count=50)
+        models[name] = {"backend": "llamacpp", "path": str(path), "context_length": 1024, "args": ["-t", "1"]}
+    path = tiny.write(folder / "tiny-embed.gguf", name="tiny-embed", kind="embedding")
+    models["tiny-embed"] = {
+        "backend": "llamacpp",
+        "path": str(path),
+        "capabilities": ["embedding"],
+        "args": ["-t", "1"],
+    }
+    return models

@@ -1,0 +1,180 @@
+"""A real router process over real sockets, for end-to-end tests; its models are fake backends or known-answer GGUFs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+FAKE = Path(__file__).parent.parent / "programs" / "fake_backend.py"
+
+
+def fake(*options: str, **more: Any) -> dict[str, Any]:
+    """A model served by the fake backend, with these options."""
+    command = [sys.executable, str(FAKE), "--port", "${PORT}", "--name", "${MODEL}", "--count", "30", *options]
+    return {"backend": "openai", "command": command, **more}
+
+
+def numbers(name: str, count: int) -> str:
+    """What a known-answer model says."""
+    return f" I am {name}: " + " ".join(str(i) for i in range(1, count + 1))
+
+
+@dataclass
+class Events:
+    """A streamed chat, taken apart. `text` is the model's alone; `written` what the router put into the content."""
+
+    status: int
+    chunks: list[dict[str, Any]] = field(default_factory=list)
+    comments: list[str] = field(default_factory=list)
+    done: bool = False
+    broken: bool = False
+
+    @property
+    def content(self) -> str:
+        return "".join(
+            choice.get("delta", {}).get("content") or "" for chunk in self.chunks for choice in chunk.get("choices", [])
+        )
+
+    @property
+    def text(self) -> str:
+        return "".join(part for i, part in enumerate(self.content.split("\u2063")) if i % 2 == 0)
+
+    @property
+    def written(self) -> str:
+        return "".join(part for i, part in enumerate(self.content.split("\u2063")) if i % 2 == 1)
+
+    @property
+    def error(self) -> dict[str, Any] | None:
+        return next((chunk["error"] for chunk in self.chunks if "error" in chunk), None)
+
+
+class RouterProcess:
+    """`llm-router serve` as a user starts it, with its own state folder."""
+
+    def __init__(self, folder: Path, models: dict[str, Any], **settings: Any) -> None:
+        self.folder = folder
+        self.config = folder / "router_config.json"
+        settings.setdefault("router_port", 0)
+        settings.setdefault("state_dir", str(folder / "state"))
+        self.config.write_text(json.dumps({**settings, "models": models}))
+        self.process: asyncio.subprocess.Process | None = None
+        self.url = ""
+        self.log = folder / "router.log"
+
+    async def start(self) -> None:
+        with self.log.open("ab") as log:
+            self.process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "llm_router.cli", "serve", "--config", str(self.config),
+                stdout=asyncio.subprocess.PIPE, stderr=log, env={**os.environ, "NO_COLOR": "1", "COLUMNS": "200"},
+            )  # fmt: skip
+        assert self.process.stdout is not None
+        async with asyncio.timeout(30):
+            async for line in self.process.stdout:
+                words = line.decode().split()
+                url = next((word for word in words if word.startswith("http://127.0.0.1:")), None)
+                if url is not None:
+                    self.url = url.rstrip(".,/")
+                    return
+        raise AssertionError(f"the router did not start: {self.log.read_text()}")
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    async def kill(self) -> None:
+        """As `kill -9` does."""
+        assert self.process is not None
+        self.process.kill()
+        await self.process.wait()
+
+    async def stop(self) -> int:
+        assert self.process is not None
+        if self.process.returncode is None:
+            self.process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(20):
+            return await self.process.wait()
+
+    def client(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(base_url=self.url, timeout=30, limits=httpx.Limits(max_connections=None))
+
+    async def chat(self, model: str, *, headers: dict[str, str] | None = None, **more: Any) -> Events:
+        """One streamed chat, from begin to end."""
+        body = {"model": model, "stream": True, "messages": [{"role": "user", "content": "hello"}], **more}
+        async with (
+            self.client() as client,
+            client.stream("POST", "/v1/chat/completions", json=body, headers=headers) as response,
+        ):
+            events = Events(response.status_code)
+            if response.headers["content-type"].startswith("application/json"):
+                events.chunks.append(json.loads(await response.aread()))
+                return events
+            try:
+                async for line in response.aiter_lines():
+                    if line.startswith(":"):
+                        events.comments.append(line[1:].strip())
+                    elif line == "data: [DONE]":
+                        events.done = True
+                    elif line.startswith("data: "):
+                        events.chunks.append(json.loads(line[6:]))
+            except httpx.TransportError:
+                events.broken = True
+            return events
+
+    async def status(self) -> dict[str, dict[str, Any]]:
+        async with self.client() as client:
+            answer = (await client.get("/admin/status")).json()
+        return {model["id"]: model for model in answer["models"]}
+
+    async def until(self, model: str, state: str, timeout_s: float = 15) -> dict[str, Any]:
+        """Wait until the model is in this state; returns its status."""
+        async with asyncio.timeout(timeout_s):
+            while True:
+                status = (await self.status())[model]
+                if status["state"] == state:
+                    return status
+                await asyncio.sleep(0.01)
+
+    async def stats(self, model: str) -> dict[str, Any]:
+        """What the model's fake backend counted."""
+        async with self.client() as client:
+            answer: dict[str, Any] = (await client.get(f"/upstream/{model}/stats")).json()
+        return answer
+
+    def loads(self) -> list[str]:
+        """The models loaded so far, in order, by the router's own log."""
+        return [line.split()[-1] for line in self.log.read_text().splitlines() if " loading " in line]
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+def leftovers(router: RouterProcess) -> list[int]:
+    """Every process that carries the token of this router's state folder: engines it started and theirs."""
+    marker = router.folder / "state"
+    id_file = marker / "id"
+    if not id_file.exists():
+        return []
+    token = f"LLM_ROUTER_INSTANCE={id_file.read_text().strip()}:".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if token in (entry / "environ").read_bytes() and is_alive(int(entry.name)):
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+    return found

@@ -1,0 +1,83 @@
+"""One relay for each sink, on real sockets: see `wire` for the scripted upstream and the raw client."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+
+import pytest
+import uvicorn
+from starlette.applications import Starlette
+from wire import LIMIT, Bench, FakeDispatcher, FakeUpstream
+
+from llm_router.api.errors import render
+from llm_router.api.openai import TARGETS, inference
+from llm_router.relay import protocol
+from llm_router.relay.client import Pool
+from llm_router.relay.exchange import Model, Services
+from llm_router.relay.lease import Upstream
+from llm_router.relay.status_text import Mode
+from llm_router.runtime.tasks import Tasks
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.is_started = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.is_started.set()
+
+
+@pytest.fixture(params=["protocol", "asgi"])
+def sink(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+async def bench(sink: str) -> AsyncIterator[Bench]:
+    dispatcher, upstream, tasks = FakeDispatcher(), FakeUpstream(), Tasks()
+    backend = await asyncio.start_server(upstream.serve, "127.0.0.1", 0)
+    backend_port = backend.sockets[0].getsockname()[1]
+    dispatcher.upstream = Upstream(
+        instance=1, model="m", host="127.0.0.1", port=backend_port, host_header=b"127.0.0.1:%d" % backend_port
+    )
+    pool = Pool(spawn=tasks.spawn, timeout_s=2.0)
+    services = Services(
+        dispatcher=dispatcher, pool=pool, models={"m": Model(name="m")}, render=render, status=Mode.CONTENT
+    )
+    app = Starlette(routes=[route for route in inference(services, None, LIMIT) if "upstream" not in route.path])  # type: ignore[arg-type]
+    hot = TARGETS if sink == "protocol" else {}
+    config = uvicorn.Config(
+        app,
+        port=0,
+        http=protocol.bind(services, hot, LIMIT),
+        lifespan="off",
+        log_config=None,
+        timeout_graceful_shutdown=1,
+    )
+    server = _Server(config)
+    listener = config.bind_socket()
+    serving = tasks.spawn("server", server._serve([listener]))
+    await server.is_started.wait()
+    bench = Bench(upstream, dispatcher, listener.getsockname()[1])
+    try:
+        yield bench
+    finally:
+        for client in bench.clients:
+            client.close()
+        server.should_exit = True
+        pool.close()
+        backend.close()
+        with contextlib.suppress(asyncio.CancelledError):
+            await serving
+        await tasks.close()
+        assert not dispatcher.waiting, "a request was left waiting"
+        open_leases = (
+            set(range(1, dispatcher.opened + 1)) - {request for request, _ in dispatcher.closed} - dispatcher.refused
+        )
+        assert not open_leases, f"leases {open_leases} were never closed"
+        assert len(dispatcher.closed) == len({request for request, _ in dispatcher.closed}), "a lease was closed twice"
