@@ -18,14 +18,25 @@ _NOISE = re.compile(
     r"^\s*(?:File \"|Traceback|\^+\s*$|~*\^+~*$|raise |During handling|The above exception)"
     r"|^cmd_child_to_router:"
 )
-_PREFIX = re.compile(r"^(?:\d+(?:\.\d+)+ )?(?:\[[^\]]*\d\d:\d\d[^\]]*\]|\d{4}-\d\d-\d\d[T ][\d:.,]+Z?)\s*")
+# They say that it failed; others said why.
+_VAGUE = re.compile(
+    r"failed to load model(?:,? '[^']*')?\.?$|exiting due to|the cause stands above|cleaning up|see root cause above"
+    r"|encountered an error while trying to fit",
+    re.IGNORECASE,
+)
+_PREFIX = re.compile(
+    r"^(?:\d+\.\d\d\.\d{3}\.\d{3} [A-Z] +"  # llama.cpp
+    r"|\[[^\]]*\d\d:\d\d[^\]]*\]\s*|\d{4}-\d\d-\d\d[T ][\d:.,]+Z?\s+)"
+)
 
 
 def meaningful_tail(lines: Sequence[str], *, limit: int = MAX_LINES) -> list[str]:
-    """The last lines that name trouble, else the last lines at all; at most `limit`, oldest first, each one once."""
+    """The last lines that name a cause, else any trouble, else the last lines at all; at most `limit`, oldest first,
+    each one once."""
     useful = [_clean(line) for line in lines if line.strip() and not _NOISE.search(line)]
     trouble = [line for line in useful if _TROUBLE.search(line)]
-    return _last_distinct(trouble or useful, limit)
+    causes = [line for line in trouble if not _VAGUE.search(line)]
+    return _last_distinct(causes or trouble or useful, limit)
 
 
 def _clean(line: str) -> str:
