@@ -113,7 +113,9 @@ class Pool:
     def opened(self, connection: _Connection) -> None:
         self._open[connection.upstream.instance].add(connection)
         if self._sweeper is None:
-            self._sweep()
+            loop = asyncio.get_running_loop()
+            self.now = loop.time()
+            self._sweeper = loop.call_later(_SWEEP_S, self._sweep)
 
     def closed(self, connection: _Connection) -> None:
         instance = connection.upstream.instance
@@ -191,7 +193,7 @@ class _Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._call: Call | None = None
         self._reused = False
-        self._last = pool.now
+        self._last = 0.0
         self._paused = False
         self._reset()
 
@@ -250,6 +252,7 @@ class _Connection(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         self._pool.opened(self)
+        self._last = self._pool.now
 
     def data_received(self, data: bytes) -> None:
         call = self._call

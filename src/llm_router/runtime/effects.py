@@ -68,7 +68,8 @@ class Effects:
     async def _start(self, record: Instance) -> None:
         launch = self._launches[record.model]
         try:
-            spec = record.spec = await self._describe(launch, self._port(launch))
+            record.port = self._port(launch)
+            spec = record.spec = await self._describe(launch, record.port)
             if spec.argv:
                 identity = Identity(
                     instance=record.id, model=record.model, launch_key=launch.key, port=spec.address.port
@@ -166,8 +167,7 @@ class Effects:
     def _gone(self, record: Instance, error: str | None) -> None:
         if self.instances.pop(record.id, None) is None:
             return
-        if record.spec is not None:
-            self._ports.release(record.spec.address.port)
+        self._ports.release(record.port)
         if error is not None:
             _log.warning("%s", error)
         self._post(InstanceGone(at=self._now(), instance=record.id, error=error))
@@ -207,7 +207,9 @@ class Effects:
             except LlmRouterError:
                 await self._end_survivor(process)
                 continue
-            record = Instance(id=identity.instance, model=identity.model, since=self._now(), spec=spec)
+            record = Instance(
+                id=identity.instance, model=identity.model, since=self._now(), spec=spec, port=identity.port
+            )
             self.instances[record.id] = record
             self._ports.hold(identity.port)
             self._own(record, process)

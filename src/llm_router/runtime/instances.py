@@ -43,6 +43,7 @@ class Instance:
     id: int
     model: str
     since: float
+    port: int = 0
     process: RunningProcess | None = None
     spec: LaunchSpec | None = None
     upstream: Upstream | None = None
