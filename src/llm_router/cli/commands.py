@@ -1,0 +1,216 @@
+"""The commands. Each gathers its arguments, calls one thing, prints, and leaves the exit code to `guard`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from llm_router import __version__
+from llm_router.cli import show
+from llm_router.cli.client import RouterClient
+from llm_router.cli.guard import EXIT_CODES, FAILED, Commands, exit_code
+from llm_router.config import check, examine, find, load
+from llm_router.config.problems import Problem
+from llm_router.errors import LlmRouterError
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help=f"One OpenAI-compatible endpoint in front of llama.cpp, SGLang, TabbyAPI and vLLM.\n\n{EXIT_CODES}",
+)
+
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", "-c", help="Configuration file; else the first in the usual folders.")
+]
+UrlOption = Annotated[str, typer.Option("--url", envvar="LLM_ROUTER_URL", help="Where the router listens.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A model's name or alias.", show_default=False)]
+DEFAULT_URL = "http://127.0.0.1:8002"
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"llm-router {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def serve(
+    config: ConfigOption = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on, instead of the configured one.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on, instead of the configured one.")] = None,
+) -> None:
+    """Run the router until it is told to stop (Ctrl-C or SIGTERM; a second one skips the waiting).
+
+    Exit codes: 0 stopped as told; 1 the configuration has mistakes, or the address is taken; 2 no configuration file.
+    """
+    from llm_router import app as router
+
+    path = find(config)
+    given = {"host": host, "router_port": port}
+    overrides = {key: value for key, value in given.items() if value is not None}
+    examined = examine(path, overrides=overrides, kinds=_backend_kinds())
+    if examined.config is None:
+        load(path, overrides=overrides, kinds=_backend_kinds())  # raises, with the whole list
+    assert examined.config is not None
+    for problem in examined.problems:
+        print(f"warning: {problem}", file=sys.stderr)
+    _log_to_stderr()
+    count = len(examined.config.models)
+
+    def on_ready(url: str) -> None:
+        print(f"llm-router {__version__}: {count} model{'s' if count > 1 else ''} at {url}/v1", flush=True)
+
+    raise typer.Exit(router.serve(examined.config, path, on_ready))
+
+
+@app.command()
+def demo(port: Annotated[int, typer.Option(help="Port to listen on; 0 takes any free one.")] = 8002) -> None:
+    """Run the router with models found on this machine, or small ones it fetches or makes: nothing to configure.
+
+    Exit codes: 0 stopped as told; 1 it can't start.
+    """
+    from llm_router.cli.demo import run
+
+    _log_to_stderr(logging.WARNING)
+    raise typer.Exit(run(port))
+
+
+@app.command("check")
+def check_command(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Print every mistake in the configuration, with line, key and what to write instead. Starts nothing.
+
+    Exit codes: 0 no problems; 1 problems; 2 the file can't be read.
+    """
+    path = find(config)
+    problems = check(path, kinds=_backend_kinds())
+    if as_json:
+        print(json.dumps({"file": str(path), "problems": [_as_json(problem) for problem in problems]}, indent=2))
+    else:
+        for problem in problems:
+            print(problem)
+        print(f"{path}: {_summary(problems)}", file=sys.stderr)
+    raise typer.Exit(FAILED if problems else 0)
+
+
+@app.command()
+def status(url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
+    """Show every model and what it is doing.
+
+    Exit codes: 0 shown; 1 something else answers there; 3 the router is not running.
+    """
+    with _errors_as_json(as_json):
+        current = RouterClient(url).status()
+    if as_json:
+        print(json.dumps(current, indent=2))
+        return
+    Console().print(show.status_table(current))
+
+
+@app.command("load")
+def load_command(model: ModelArgument, url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
+    """Make a model ready and wait for it. Interrupting the wait doesn't stop the load.
+
+    With --json: one object a line. Exit codes: 0 ready; 1 it can't be loaded; 3 the router is not running; 130
+    interrupted.
+    """
+    steps = RouterClient(url).load(model)
+    if as_json:
+        with _errors_as_json(as_json):
+            for step in steps:
+                print(json.dumps(step), flush=True)
+        return
+    elapsed_s = show.load_progress(Console(stderr=True), model, steps)
+    print(f"{model} is ready ({show.duration(elapsed_s)})")
+
+
+@app.command()
+def unload(model: ModelArgument, url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
+    """Unload a model once its running requests are done, and wait until it is gone.
+
+    Exit codes: 0 gone; 1 refused; 3 the router is not running; 130 interrupted.
+    """
+    with _errors_as_json(as_json):
+        outcome = RouterClient(url).unload(model)
+    if as_json:
+        print(json.dumps(outcome))
+    else:
+        print(f"{model} is unloaded" if outcome.get("unloaded") else f"{model} was not loaded")
+
+
+@app.command()
+def logs(
+    model: ModelArgument,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the model is unloaded.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="How many of the last lines.")] = 50,
+    url: UrlOption = DEFAULT_URL,
+) -> None:
+    """Print what the model's server has written.
+
+    Exit codes: 0 printed; 1 no such model; 3 the router is not running; 130 interrupted.
+    """
+    for line in RouterClient(url).logs(model, lines=lines, follow=follow):
+        print(line, flush=follow)
+
+
+@contextmanager
+def _errors_as_json(wanted: bool) -> Iterator[None]:
+    """With --json an error is an object on stdout instead of a message on stderr."""
+    try:
+        yield
+    except LlmRouterError as error:
+        if not wanted:
+            raise
+        print(json.dumps({"error": {"message": error.message, "code": error.code}}))
+        raise typer.Exit(exit_code(error)) from error
+
+
+def _backend_kinds() -> set[str]:
+    """Names alone; importing the backends is the composition root's business."""
+    return {point.name for point in entry_points(group="llm_router.backends")}
+
+
+def _as_json(problem: Problem) -> dict[str, Any]:
+    return {
+        "file": str(problem.file),
+        "line": problem.line,
+        "key": problem.key,
+        "message": problem.message,
+        "remedy": problem.remedy,
+        "fatal": problem.fatal,
+    }
+
+
+def _summary(problems: list[Problem]) -> str:
+    if not problems:
+        return "no problems"
+    fatal = sum(problem.fatal for problem in problems)
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    effect = "the router won't start" if fatal else "the router starts, but not these models"
+    return f"{count}; {effect}"
+
+
+def _log_to_stderr(level: int = logging.INFO) -> None:
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it would log each of our own requests

@@ -1,0 +1,113 @@
+"""What people see: the status table, a load's progress, durations. Pure, except for drawing on a console."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn
+from rich.table import Table
+
+_COLOURS = {"ready": "green", "failed": "red", "starting": "yellow", "draining": "yellow", "stopping": "yellow"}
+
+
+def duration(seconds: float | None) -> str:
+    """`0.4s`, `23s`, `4m10s`, `2h05m`; nothing for None."""
+    if seconds is None:
+        return ""
+    if seconds < 10:
+        return f"{seconds:.1f}s"
+    whole = round(seconds)
+    if whole < 120:
+        return f"{whole}s"
+    if whole < 7200:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole // 60 % 60:02d}m"
+
+
+def status_table(status: dict[str, Any]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for title in ("MODEL", "BACKEND", "STATE"):
+        table.add_column(title, no_wrap=True)
+    for title in ("LEASES", "WAITING", "SINCE"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("NOTE", overflow="fold")
+    for model in status["models"]:
+        state, colour = model["state"], _COLOURS.get(model["state"], "dim")
+        table.add_row(
+            escape(model["id"]),
+            escape(model["backend"]),
+            f"[{colour}]{escape(state)}[/]",
+            str(model["leases"] or ""),
+            str(model["waiting"] or ""),
+            duration(model["since_s"]),
+            escape(_note(model)),
+        )
+    return table
+
+
+def _note(model: dict[str, Any]) -> str:
+    parts = []
+    if model["fraction"] is not None and model["state"] == "starting":
+        parts.append(f"{model['fraction']:.0%}")
+    if model["error"]:
+        parts.append(str(model["error"]).strip().splitlines()[0])
+        if model["retry_after_s"]:
+            parts.append(f"tries again after {duration(model['retry_after_s'])}")
+    elif model["pid"] is not None:
+        parts.append(f"pid {model['pid']}, port {model['port']}")
+    return "; ".join(parts)
+
+
+def load_progress(console: Console, model: str, steps: Iterable[dict[str, Any]]) -> float:
+    """Draw a load until it is done; returns the seconds it took. On anything but a terminal: one line per phase."""
+    if not console.is_terminal:
+        return _load_lines(console, model, steps)
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(show_speed=False),
+        TextColumn("{task.fields[clock]}"),
+    )
+    elapsed_s = 0.0
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(f"{escape(model)}: asked", total=None, clock="")
+        for step in steps:
+            elapsed_s = step.get("elapsed_s", elapsed_s)
+            if "phase" in step:
+                expected, done = _expected(step)
+                progress.update(
+                    task,
+                    description=f"{escape(model)}: {step['phase']}",
+                    total=expected,
+                    completed=done,
+                    clock=_clock(step),
+                )
+    return elapsed_s
+
+
+def _load_lines(console: Console, model: str, steps: Iterable[dict[str, Any]]) -> float:
+    phase, elapsed_s = None, 0.0
+    for step in steps:
+        elapsed_s = step.get("elapsed_s", elapsed_s)
+        if step.get("phase", phase) != phase:
+            phase = step["phase"]
+            console.print(f"{escape(model)}: {phase} {_clock(step)}", highlight=False)
+    return elapsed_s
+
+
+def _expected(step: dict[str, Any]) -> tuple[float | None, float]:
+    """Length of the bar and how much of it is full: what the engine says, else time against past loads."""
+    if step.get("fraction") is not None:
+        return 1.0, step["fraction"]
+    if step.get("estimate_s"):
+        return step["estimate_s"], min(step["elapsed_s"], 0.99 * step["estimate_s"])
+    return None, 0.0
+
+
+def _clock(step: dict[str, Any]) -> str:
+    limit = f" / {step['limit_s']:.0f}s" if step.get("limit_s") else ""
+    return f"{step.get('elapsed_s', 0):.0f}s{limit}"
