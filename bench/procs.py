@@ -115,7 +115,7 @@ class Processes:
             for process in started:
                 process.terminate()
             for process in started:
-                end(process)
+                _wait_ended(process)
         finally:  # a second Ctrl-C shortens the waiting, not the ending
             for process in started:
                 process.kill()
@@ -136,7 +136,8 @@ class Processes:
 
     def stop(self, process: subprocess.Popen[bytes]) -> None:
         """Ends one of them before the others. Idempotent."""
-        end(process)
+        process.terminate()
+        _wait_ended(process)
         self._started = [(name, other) for name, other in self._started if other is not process]
 
     def log(self, name: str) -> str:
@@ -159,15 +160,13 @@ class Processes:
         return self._logs / f"{name}.log"
 
 
-def end(process: subprocess.Popen[bytes], grace_s: float = 15.0) -> None:
-    """TERM, then after `grace_s` KILL; returns when it is reaped."""
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(grace_s)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+def _wait_ended(process: subprocess.Popen[bytes], grace_s: float = 15.0) -> None:
+    """Waits for one that was told to end, and kills it after `grace_s`. No second TERM: it may mean "at once"."""
+    try:
+        process.wait(grace_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def end_strays(marker: str) -> int:
