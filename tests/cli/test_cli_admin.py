@@ -1,0 +1,144 @@
+"""The commands that talk to a running router: what they send, print, and exit with."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from fake_router import IDLE, FakeRouter
+from typer.testing import CliRunner, Result
+
+from llm_router.cli.commands import app
+
+REFUSED = (404, {"error": {"message": "cannot find the model 'x'", "type": "invalid", "code": "model_not_found"}})
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, arguments)
+
+
+def test_status_shows_each_model_with_what_it_is_doing(router: FakeRouter) -> None:
+    ready: dict[str, Any] = {"id": "ready", "state": "ready", "pid": 42, "port": 9001, "leases": 3, "since_s": 250.0}
+    starting: dict[str, Any] = {"id": "coming", "state": "starting", "waiting": 2, "since_s": 4.21, "fraction": 0.625}
+    failed: dict[str, Any] = {"id": "broken", "state": "failed", "error": "out of memory\nmore", "retry_after_s": 8.0}
+    router.models = [IDLE, *({**IDLE, **changes} for changes in (ready, starting, failed))]
+    result = run("status")
+    assert result.exit_code == 0
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert lines[0] == ["MODEL", "BACKEND", "STATE", "LEASES", "WAITING", "SINCE", "NOTE"]
+    assert lines[1] == ["qwen", "llamacpp", "unloaded"]
+    assert lines[2] == ["ready", "llamacpp", "ready", "3", "4m10s", "pid", "42,", "port", "9001"]
+    assert lines[3] == ["coming", "llamacpp", "starting", "2", "4.2s", "62%"]
+    assert " ".join(lines[4]) == "broken llamacpp failed out of memory; tries again after 8.0s"
+
+
+def test_status_as_json_is_what_the_router_said(router: FakeRouter) -> None:
+    result = run("status", "--json")
+    assert json.loads(result.stdout)["models"] == [IDLE]
+
+
+@pytest.mark.parametrize("command", [["status"], ["load", "m"], ["unload", "m"], ["logs", "m"]])
+def test_a_router_that_is_not_running_is_exit_3(command: list[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    result = run(*command, "--url", url)
+    assert result.exit_code == 3
+    assert f"the router is not running at {url}" in result.stderr
+    assert "llm-router serve" in result.stderr
+    assert result.stdout == ""
+
+
+def test_a_program_gets_that_as_json_too() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    result = run("status", "--json", "--url", url)
+    assert result.exit_code == 3
+    assert json.loads(result.stdout)["error"]["code"] == "not_running"
+
+
+def test_something_else_at_that_address_is_said_so(router: FakeRouter) -> None:
+    router.error = (404, {"detail": "Not Found"})
+    result = run("status")
+    assert result.exit_code == 1
+    assert "doesn't answer like llm-router" in result.stderr
+
+
+def test_load_waits_and_says_how_long_it_took(router: FakeRouter) -> None:
+    step = {"phase": "queued", "elapsed_s": 0.1, "limit_s": 180.0, "fraction": None, "estimate_s": None}
+    starting = {**step, "phase": "starting", "elapsed_s": 3.0, "fraction": 0.25}
+    router.steps = [step, {**step, "elapsed_s": 1.0}, starting, {"ready": True, "elapsed_s": 23.2}]
+    result = run("load", "qwen")
+    assert result.exit_code == 0
+    assert result.stdout == "qwen is ready (23s)\n"
+    assert result.stderr.splitlines() == ["qwen: queued 0s / 180s", "qwen: starting 3s / 180s"]
+    assert router.asked == [("POST /admin/load", {"model": "qwen"})]
+
+
+def test_load_as_json_streams_each_step(router: FakeRouter) -> None:
+    router.steps = [{"phase": "starting", "elapsed_s": 1}, {"ready": True, "elapsed_s": 2}]
+    result = run("load", "qwen", "--json")
+    assert [json.loads(line) for line in result.stdout.splitlines()] == router.steps
+
+
+def test_a_load_that_fails_is_exit_1_with_the_engines_words(router: FakeRouter) -> None:
+    router.steps = [{"phase": "starting", "elapsed_s": 1}, {"error": {"message": "CUDA out of memory", "code": "oom"}}]
+    result = run("load", "qwen")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "CUDA out of memory" in result.stderr
+    as_json = run("load", "qwen", "--json")
+    assert as_json.exit_code == 1
+    last = json.loads(as_json.stdout.splitlines()[-1])
+    assert last == {"error": {"message": "CUDA out of memory", "code": "oom"}}
+
+
+def test_a_load_whose_end_is_never_told_is_no_success(router: FakeRouter) -> None:
+    router.steps = [{"phase": "starting", "elapsed_s": 1}]
+    result = run("load", "qwen")
+    assert result.exit_code == 1
+    assert "the router went away" in result.stderr
+
+
+def test_unload_tells_gone_from_never_there(router: FakeRouter) -> None:
+    assert run("unload", "qwen").stdout == "qwen is unloaded\n"
+    assert router.asked == [("POST /admin/unload", {"model": "qwen"})]
+    router.unloaded = False
+    result = run("unload", "qwen")
+    assert (result.exit_code, result.stdout) == (0, "qwen was not loaded\n")
+    assert json.loads(run("unload", "qwen", "--json").stdout) == {"unloaded": False}
+
+
+@pytest.mark.parametrize("command", ["load", "unload", "logs"])
+def test_the_routers_refusal_is_passed_on(router: FakeRouter, command: str) -> None:
+    router.error = REFUSED
+    result = run(command, "x")
+    assert result.exit_code == 1
+    assert "cannot find the model 'x'" in result.stderr
+
+
+def test_logs_prints_the_last_lines(router: FakeRouter) -> None:
+    result = run("logs", "org/qwen", "-n", "7")
+    assert result.stdout == "first line\nsecond line\n"
+    assert router.asked == [("GET /admin/logs/org%2Fqwen?lines=7&follow=0", None)]
+
+
+def test_ctrl_c_ends_following_cleanly_with_130(router: FakeRouter) -> None:
+    following = subprocess.Popen(
+        [sys.executable, "-c", "from llm_router.cli import main; main()", "logs", "qwen", "-f"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "LLM_ROUTER_URL": router.url},
+    )
+    with following:
+        assert following.stdout is not None
+        assert following.stderr is not None
+        assert [following.stdout.readline() for _ in range(2)] == ["first line\n", "second line\n"]
+        following.send_signal(signal.SIGINT)
+        assert following.wait(10) == 130
+        assert following.stderr.read() == ""
