@@ -109,6 +109,9 @@ def _data(options: argparse.Namespace, folder: Path, say: Callable[[str], None])
             say(str(error))
         targets += [replace(target, model=options.model) for target in options.proxy]
         plane = data.measure(targets, upstream.pid, scale, say)
+        for name, log in ((report.ROUTER, "router"), (report.PASS_THROUGH, "router-pass")):
+            if name in plane.broken:
+                plane.broken[name] += f"; the router said:\n{processes.log(log)}"
         plane.broken |= failures
         return plane
 
@@ -134,7 +137,7 @@ def _router(processes: Processes, folder: Path, upstream_port: int) -> list[Targ
     return [
         Target(name=report.ROUTER, endpoint=Endpoint(port=plain.port), pid=plain.process.pid),
         Target(
-            name=f"{report.ROUTER}, pass-through",
+            name=report.PASS_THROUGH,
             endpoint=Endpoint(port=passing.port, headers=_PASS_THROUGH),
             pid=passing.process.pid,
             include_usage=True,

@@ -321,7 +321,7 @@ async def requests(endpoint: Endpoint, chat: Chat, *, connections: int, seconds:
         callers = [await run.connect(endpoint, lambda: _Caller(request, run, until_ns)) for _ in range(connections)]
         for caller in callers:
             caller.send()
-        await run.finish(seconds + 30)
+        await run.finish(seconds + 10)
         run.outcome.elapsed_s = (time.monotonic_ns() - started_ns) / 1e9
     finally:
         run.close()
@@ -348,7 +348,7 @@ async def streams(endpoint: Endpoint, chat: Chat, *, count: int, times: int = 1)
                 loop.call_later(number * chat.gap_us / count / 1e6 + number % 7 / 1000, reader.send)
             else:
                 reader.send()
-        await run.finish(times * chat.chunks * chat.gap_us / 1e6 + 60)
+        await run.finish(times * chat.chunks * chat.gap_us / 1e6 + 20)
         run.outcome.elapsed_s = (time.monotonic_ns() - started_ns) / 1e9
     finally:
         run.close()

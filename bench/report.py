@@ -22,6 +22,7 @@ from bench.switch import Switching
 REFERENCE = "nginx"
 DIRECT = "direct"
 ROUTER = "llm-router"
+PASS_THROUGH = "llm-router, pass-through"
 
 _SWITCH_MS = 60.0
 _BURST_LOADS = 3
@@ -86,7 +87,7 @@ def show(console: Console, plane: DataPlane | None, switching: Switching | None)
         console.print(_switch_table(switching))
         _show_crowd(console, switching)
         for why in switching.broken:
-            console.print(f"the switch rows ended early: {why}", style="red", markup=False, highlight=False)
+            console.print(f"a switch row ended early: {why}", style="red", markup=False, highlight=False)
     console.print(_verdict_table(verdicts(plane, switching)))
 
 
@@ -188,8 +189,10 @@ def _show_crowd(console: Console, switching: Switching) -> None:
             f"longest wait {burst.worst_wait_s:.2f} s",
             highlight=False,
         )
-        waited = switching.contended_s
-        text = f"no answer within {switching.contended_limit_s:.0f} s" if waited is None else f"{waited:.2f} s"
+    contended = switching.contended
+    if contended is not None:
+        waited = contended.waited_s
+        text = f"no answer within {contended.limit_s:.0f} s" if waited is None else f"{waited:.2f} s"
         console.print(f"One request for B while three clients keep A busy: {text}", highlight=False)
     if switching.left_behind:
         console.print(f"{switching.left_behind} backends were left behind when the router ended", style="red")
@@ -255,7 +258,7 @@ def _plane_json(plane: DataPlane) -> dict[str, object]:
 
 
 def _switching_json(switching: Switching) -> dict[str, object]:
-    burst = switching.burst
+    burst, contended = switching.burst, switching.contended
     return {
         "alone_ms": switching.alone_ms,
         "alternations": [
@@ -276,8 +279,7 @@ def _switching_json(switching: Switching) -> dict[str, object]:
             "total_s": burst.total_s,
             "worst_wait_s": burst.worst_wait_s,
         },
-        "contended_s": switching.contended_s,
-        "contended_limit_s": switching.contended_limit_s,
+        "contended": None if contended is None else {"waited_s": contended.waited_s, "limit_s": contended.limit_s},
         "left_behind": switching.left_behind,
         "broken": switching.broken,
     }

@@ -20,7 +20,8 @@ from __future__ import annotations
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from bench.load import Chat, Endpoint
 from bench.procs import BenchFailed, Processes, end_strays, free_port
 
 _UPSTREAM = str(Path(__file__).with_name("upstream.py"))
-_SWITCH_LIMIT_S = 60.0
+_SWITCH_LIMIT_S = 30.0
 _BURST = "ABAACABC"
 _CROWD_STARTUP_S = 0.3
 _REPLY_S = 0.5
@@ -71,6 +72,14 @@ class Burst:
     worst_wait_s: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contended:
+    """Seconds until the first token of the model that had to wait; None: no answer within `limit_s`."""
+
+    waited_s: float | None
+    limit_s: float
+
+
 @dataclass(slots=True)
 class Switching:
     """All that was measured; None where it wasn't. `alone_ms`: own start of the fake backend without any router."""
@@ -78,8 +87,7 @@ class Switching:
     alone_ms: float
     alternations: list[Alternation] = field(default_factory=list)
     burst: Burst | None = None
-    contended_s: float | None = None
-    contended_limit_s: float = 0.0
+    contended: Contended | None = None
     left_behind: int | None = None
     broken: list[str] = field(default_factory=list)
 
@@ -119,16 +127,37 @@ def measure(folder: Path, scale: Scale, say: Callable[[str], None]) -> Switching
 def _measure(folder: Path, mark: Path, scale: Scale, say: Callable[[str], None]) -> Switching:
     with Processes(folder) as processes:
         say("switch: the backend alone")
-        result = Switching(alone_ms=_alone_ms(processes, folder), contended_limit_s=scale.contended_limit_s)
-        try:
+        result = Switching(alone_ms=_alone_ms(processes, folder))
+        with _noted(result):
             _alternate(processes, folder, mark, scale, result, say)
-            say(f"switch: burst {' '.join(_BURST)}")
+        say(f"switch: burst {' '.join(_BURST)}")
+        with _noted(result):
             result.burst = _burst(processes, folder, folder / "marks-burst")
-            say("switch: one request for B while three clients keep A busy")
-            result.contended_s = _contended(processes, folder, folder / "marks-busy", scale.contended_limit_s)
-        except BenchFailed as error:
-            result.broken.append(str(error))
+        say("switch: one request for B while three clients keep A busy")
+        with _noted(result):
+            result.contended = _contended(processes, folder, folder / "marks-busy", scale.contended_limit_s)
     return result
+
+
+@contextmanager
+def _noted(result: Switching) -> Iterator[None]:
+    """Turns the failure of one row into a note, so that the others go on."""
+    try:
+        yield
+    except BenchFailed as error:
+        result.broken.append(str(error))
+
+
+@contextmanager
+def _serving(processes: Processes, name: str, models: Mapping[str, object], folder: Path) -> Iterator[Endpoint]:
+    """The router with these models for as long as the block lasts; a failure inside is told with the router's log."""
+    running = router.start(processes, name, models, folder)
+    try:
+        yield Endpoint(port=running.port)
+    except BenchFailed as error:
+        raise BenchFailed(f"{error}; the router said:\n{processes.log(name)}") from error
+    finally:
+        processes.stop(running.process)
 
 
 def _models(names: Iterable[str], startup_s: float, mark: Path) -> dict[str, object]:
@@ -172,16 +201,14 @@ def _alternate(
     models: dict[str, object] = {}
     for startup_s in scale.startups_s:
         models |= _models((f"a-{startup_s}", f"b-{startup_s}"), startup_s, mark)
-    running = router.start(processes, "router-switch", models, folder)
-    endpoint = Endpoint(port=running.port)
-    for startup_s in scale.startups_s:
-        row = Alternation(startup_s=startup_s)
-        result.alternations.append(row)
-        _one_switch(endpoint, f"b-{startup_s}", mark, None)  # so that the first counted one replaces its like
-        for number in range(scale.switches):
-            say(f"switch: S = {startup_s:.1f} s, {number + 1} of {scale.switches}")
-            _one_switch(endpoint, f"{'ab'[number % 2]}-{startup_s}", mark, row)
-    processes.stop(running.process)
+    with _serving(processes, "router-switch", models, folder) as endpoint:
+        for startup_s in scale.startups_s:
+            row = Alternation(startup_s=startup_s)
+            result.alternations.append(row)
+            _one_switch(endpoint, f"b-{startup_s}", mark, None)  # so that the first counted one replaces its like
+            for number in range(scale.switches):
+                say(f"switch: S = {startup_s:.1f} s, {number + 1} of {scale.switches}")
+                _one_switch(endpoint, f"{'ab'[number % 2]}-{startup_s}", mark, row)
 
 
 def _one_switch(endpoint: Endpoint, model: str, mark: Path, row: Alternation | None) -> None:
@@ -202,10 +229,9 @@ def _one_switch(endpoint: Endpoint, model: str, mark: Path, row: Alternation | N
 
 def _burst(processes: Processes, folder: Path, mark: Path) -> Burst:
     """All requests at once to a router that has loaded nothing yet."""
-    running = router.start(processes, "router-burst", _models("ABC", _CROWD_STARTUP_S, mark), folder)
     chats = [_chat(model, _REPLY_S) for model in _BURST]
-    answered = load.run(turns.together(Endpoint(port=running.port), chats, _SWITCH_LIMIT_S))
-    processes.stop(running.process)
+    with _serving(processes, "router-burst", _models("ABC", _CROWD_STARTUP_S, mark), folder) as endpoint:
+        answered = load.run(turns.together(endpoint, chats, _SWITCH_LIMIT_S))
     sent_ns = min(turn.sent_ns for turn in answered)
     return Burst(
         sent=_BURST,
@@ -216,14 +242,11 @@ def _burst(processes: Processes, folder: Path, mark: Path) -> Burst:
     )
 
 
-def _contended(processes: Processes, folder: Path, mark: Path, limit_s: float) -> float | None:
-    """Seconds until B's first token; None: not within `limit_s`."""
-    running = router.start(processes, "router-busy", _models("AB", _CROWD_STARTUP_S, mark), folder)
-    endpoint = Endpoint(port=running.port)
-    load.run(turns.together(endpoint, [_chat("A")], _SWITCH_LIMIT_S))
-    work = turns.contended(
-        endpoint, _chat("A", _REPLY_S), _chat("B"), clients=_CLIENTS, after_s=_PAUSE_S, limit_s=limit_s
-    )
-    turn = load.run(work)
-    processes.stop(running.process)
-    return None if turn is None else (turn.first_ns - turn.sent_ns) / 1e9
+def _contended(processes: Processes, folder: Path, mark: Path, limit_s: float) -> Contended:
+    with _serving(processes, "router-busy", _models("AB", _CROWD_STARTUP_S, mark), folder) as endpoint:
+        load.run(turns.together(endpoint, [_chat("A")], _SWITCH_LIMIT_S))
+        work = turns.contended(
+            endpoint, _chat("A", _REPLY_S), _chat("B"), clients=_CLIENTS, after_s=_PAUSE_S, limit_s=limit_s
+        )
+        turn = load.run(work)
+    return Contended(waited_s=None if turn is None else (turn.first_ns - turn.sent_ns) / 1e9, limit_s=limit_s)
