@@ -48,7 +48,7 @@ class Scale:
 
 
 FULL = Scale(startups_s=(0.0, 0.3, 1.0), switches=12, contended_limit_s=60.0)
-QUICK = Scale(startups_s=(0.0, 0.3), switches=6, contended_limit_s=20.0)
+QUICK = Scale(startups_s=(0.0, 0.3), switches=4, contended_limit_s=20.0)
 
 
 @dataclass(slots=True)
