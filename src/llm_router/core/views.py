@@ -174,7 +174,7 @@ def _explain_obstacles(model: ModelState, plan: Plan, state: State) -> tuple[Wai
         return WaitPhase.STOPPING, f"{model.name} is being stopped; it loads again afterwards"
     live = [instance for instance in state.live.values() if instance.model.competes]
     stopping = [i.model for i in live if i.lifecycle is Lifecycle.STOPPING]
-    draining = [i.model for i in live if i.drain_until is not None]
+    draining = [i.model for i in live if i.drain_until is not None or (i.unload_wanted and i.model not in stopping)]
     in_turn = [i.model for i in live if i.id in plan.victims and i.drain_until is None]
     starting = state.switch_in_progress()
     if starting is not None:
