@@ -1,0 +1,335 @@
+"""The way back: what is changed in a reply on its way from the inference server to the client.
+
+Counterpart: `body`, for the way there. Works on bytes and times that it is given. An event that needs no change leaves
+as the very bytes it came in.
+
+The end of a streamed reply is put in order: usage and timings leave in exactly one chunk, because front ends add them
+up over all chunks that have them. So the chunk with the `finish_reason` waits until the figures are here.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from llm_router.relay import usage as tokens
+from llm_router.relay.body import error_message
+from llm_router.relay.chunk import Chunk, Raws, decode_object, decoded, encode, is_said, opened, raw, read_chunk
+from llm_router.relay.events import Cutter, as_event, lines_of
+from llm_router.relay.status_text import marked
+from llm_router.relay.template import Template, learn
+
+_DONE = b"data: [DONE]\n\n"
+_TEMPLATES = 4
+_USELESS_MAX = 8
+
+
+class StreamRewriter:
+    """One streamed reply. `feed` it what comes, then call one of `finish` and `fail`; each returns what to send.
+
+    `chat`: a chat completion, else a text completion. `include_usage`: the client asked for the usage chunk itself.
+    `performance`: append the performance line. `reasoning`: rename vLLM's `reasoning` to what the others say.
+    `sent_at`: when the request went upstream, on the clock of every `now`, in seconds.
+
+    `started`: a chunk with choices has left. `finished`: a finish reason was seen, so the reply is complete even if the
+    connection breaks now. `done`: the end of the stream has left, and everything after it is dropped. `error`: what the
+    server said went wrong, or None.
+    """
+
+    __slots__ = (
+        "_chat",
+        "_count",
+        "_cutter",
+        "_figures_sent",
+        "_finished_at",
+        "_first_at",
+        "_held",
+        "_include_usage",
+        "_last",
+        "_learned_at",
+        "_performance",
+        "_quick",
+        "_reasoning",
+        "_sent_at",
+        "_templates",
+        "_timings",
+        "_usage",
+        "_useless",
+        "done",
+        "error",
+        "finished",
+        "started",
+    )
+
+    def __init__(
+        self, *, chat: bool, include_usage: bool, performance: bool, sent_at: float, reasoning: bool = True
+    ) -> None:
+        self._chat = chat
+        self._include_usage = include_usage
+        self._performance = performance
+        self._reasoning = reasoning
+        self._sent_at = self._first_at = self._finished_at = sent_at
+        self._count = 0  # events with text: the only count there is when the server has none
+        self._cutter = Cutter()
+        self._held: Chunk | None = None
+        self._last: Raws = {}
+        self._usage: object = None
+        self._timings: object = None
+        self._figures_sent = False
+        self._quick: Template | None = None
+        self._templates: list[Template] = []
+        self._learned_at = 0
+        self._useless = 0
+        self.started = self.finished = self.done = False
+        self.error: str | None = None
+
+    def feed(self, data: bytes, now: float) -> bytes:
+        """What to send now that `data` has come; the same object where nothing changes.
+
+        Raises: UpstreamGarbage when an event doesn't end within 16 MiB.
+        """
+        quick = self._quick
+        if quick is not None:
+            known = quick.apply(data)
+            if known is not None:
+                self._count += 1
+                return known
+        return self._read(data, now)
+
+    def finish(self, now: float) -> bytes:
+        """What to send when the upstream has ended cleanly. An event that was cut off is dropped, as SSE wants it."""
+        tail = self._cutter.tail.rstrip(b"\r\n")
+        out = b""
+        if tail and not self.done and _is_whole(tail):
+            out = self._event(tail + b"\n\n", now)
+        return out if self.done else out + self._conclude() + self._close(_DONE)
+
+    def fail(self, message: str, code: str) -> bytes:
+        """What to send when the upstream died: what is complete, then why, then the end."""
+        if self.done:
+            return b""
+        self.error = message
+        return self._conclude() + self._close(error_events(message, code))
+
+    def _read(self, data: bytes, now: float) -> bytes:
+        """The slow way: event by event."""
+        if self.done:
+            return b""
+        out = []
+        for event in self._cutter.cut(data):
+            if self.done:
+                break
+            out.append(self._event(event, now))
+        waits = self.done or self._cutter.tail or self._held is not None
+        self._quick = None if waits or not self._templates else self._templates[0]
+        sent = out[0] if len(out) == 1 else b"".join(out)
+        return data if sent == data else sent
+
+    def _event(self, event: bytes, now: float) -> bytes:
+        if self._held is None:
+            for template in self._templates:
+                known = template.apply(event)
+                if known is not None:
+                    self._count += 1
+                    return known
+        others, values = lines_of(event)
+        payload = b"\n".join(values)
+        if not values:
+            return event
+        if payload.strip() == b"[DONE]":
+            return self._conclude() + self._close(event)
+        try:
+            top = decode_object(payload)
+        except RecursionError:
+            return b""  # unread it can't go on, and hardly a client can read it
+        if top is not None:
+            return self._object(top, event, others, values, now)
+        if len(values) == 1:
+            return event
+        # It is no object as a whole; but some clients read line by line.
+        return others + b"".join(self._event(as_event(value), now) for value in values)
+
+    def _object(self, top: Raws, event: bytes, others: bytes, values: list[bytes], now: float) -> bytes:
+        if _is_error(top):
+            return self._conclude() + self._close(self._server_error(b"\n".join(values), top))
+        chunk = read_chunk(top, reasoning="delta" if self._reasoning else None)
+        before = self._take(chunk, now)
+        if before is None:
+            # Only about figures: swallowed, and the held one may go.
+            return others + (self._release() if self._held is not None else b"")
+        if self._held is chunk:
+            return others + before
+        if chunk.has_text and len(values) == 1 and not others and not chunk.figures:
+            self._learn(event, changed=chunk.changed)
+        if chunk.changed or chunk.figures:
+            return before + others + as_event(chunk.encoded())
+        if len(values) > 1:
+            return before + others + as_event(b" ".join(values))
+        return before + event
+
+    def _take(self, chunk: Chunk, now: float) -> bytes | None:
+        """Notes what is in the chunk: 1. figures are kept, not passed on; 2. text is counted; 3. a finish reason waits
+        for the figures. Returns what must leave before it, or None if it was only about figures."""
+        if chunk.usage is not None:  # 1
+            self._usage = chunk.usage
+        if chunk.timings is not None:
+            self._timings = chunk.timings
+        self._last = chunk.top
+        if chunk.has_text:  # 2
+            self._count += 1
+            if self._count == 1:
+                self._first_at = now
+        if chunk.is_only_figures(after_finish=self._held is not None):
+            return None
+        before = b""
+        if self._held is not None:
+            # With n > 1 each choice has its finish chunk; the figures go into the last.
+            before, self._held = as_event(self._held.encoded()), None
+        if chunk.is_finish:  # 3
+            self._held = chunk
+            self.finished = True
+            self._finished_at = now
+        if before or (chunk.choices and not chunk.is_finish):
+            self.started = True
+        return before
+
+    def _learn(self, event: bytes, *, changed: bool) -> None:
+        """Remember what this event looks like around its text, unless that has proved useless in this stream."""
+        self._useless = self._useless + 1 if self._count == self._learned_at + 1 else 0
+        self._learned_at = self._count
+        if self._useless < _USELESS_MAX:
+            template = learn(event, self._transformed if changed else None)
+            if template is not None:
+                self._templates = [template, *self._templates[: _TEMPLATES - 1]]
+
+    def _transformed(self, event: bytes) -> bytes:
+        """What becomes of an event like one that was read before."""
+        top = decode_object(lines_of(event)[1][0])
+        assert top is not None
+        return as_event(read_chunk(top, reasoning="delta" if self._reasoning else None).encoded())
+
+    def _server_error(self, payload: bytes, top: Raws) -> bytes:
+        self.error = error_message(payload) or "the inference server failed without saying why"
+        said = decoded(top["error"]) if "error" in top else None
+        code, kind = (said.get("code"), said.get("type")) if isinstance(said, dict) else (None, None)
+        return error_events(
+            self.error,
+            code if isinstance(code, str | int) else "upstream_error",
+            kind if isinstance(kind, str) else "server_error",
+        )
+
+    # -- the end
+
+    def _close(self, end: bytes) -> bytes:
+        self.done = True
+        self._cutter.tail = b""
+        self._quick = None
+        return end
+
+    def _conclude(self) -> bytes:
+        """Everything that still waits, in order."""
+        if self._held is not None:
+            return self._release()
+        if self._figures_sent or not (self.finished or self._usage is not None):
+            return b""
+        return self._figures_chunk(b"[]" if self._include_usage else b'[{"index":0,"delta":{},"finish_reason":null}]')
+
+    def _release(self) -> bytes:
+        """The held finish chunk with the figures, and before it the performance line."""
+        held, self._held = self._held, None
+        assert held is not None
+        self.started = True
+        if self._figures_sent:
+            return as_event(held.encoded())
+        figures = self._figures()
+        out = b""
+        if self._performance and self._chat and figures.predicted_n:
+            text, held = held.split()
+            out = text + as_event(held.saying(marked("\n\n" + figures.line())))
+        if self._include_usage:
+            return out + as_event(held.encoded()) + self._figures_chunk(b"[]")
+        self._figures_sent = True
+        return out + as_event(held.encoded(usage=figures.usage, timings=figures.timings))
+
+    def _figures_chunk(self, choices: bytes) -> bytes:
+        self._figures_sent = True
+        figures = self._figures()
+        more = {"choices": msgspec.Raw(choices), "usage": raw(figures.usage), "timings": raw(figures.timings)}
+        return as_event(encode(self._last | more))
+
+    def _figures(self) -> tokens.Figures:
+        # When all came at once, nothing says where the prompt ended.
+        began = self._first_at if self._count > 1 and self._first_at < self._finished_at else self._sent_at
+        return tokens.figures(
+            self._usage,
+            self._timings,
+            counted=self._count,
+            measured_prompt_ms=(began - self._sent_at) * 1000,
+            measured_predicted_ms=(self._finished_at - began) * 1000,
+        )
+
+
+def error_events(message: str, code: str | int, kind: str = "server_error") -> bytes:
+    """The end of a stream that failed. Without `choices`: with them Open-WebUI would lose the text that it has."""
+    return as_event(encode({"error": {"message": message, "type": kind, "code": code}})) + _DONE
+
+
+def rewrite_reply(body: bytes, *, chat: bool, performance: bool, sent_at: float, now: float) -> bytes:
+    """A reply in one piece, with usage and timings, and the performance line at the end of its first message.
+
+    The same object where nothing is to change, or where it is no completion: an error, or not JSON at all. Seconds.
+    A server that counts nothing gets an estimate of four characters a token.
+    """
+    try:
+        top = decode_object(body)
+    except RecursionError:
+        return body
+    if top is None or not is_said(top, "choices"):
+        return body
+    chunk = read_chunk(top, reasoning="message")
+    if chunk.choices is None:
+        return body
+    if tokens.normalise(chunk.usage) and chunk.timings and not chunk.changed and not performance:
+        return body
+    text = _text_of(chunk)
+    figures = tokens.figures(
+        chunk.usage,
+        chunk.timings,
+        counted=-(-len(text) // 4),
+        measured_prompt_ms=0.0,
+        measured_predicted_ms=(now - sent_at) * 1000,
+    )
+    if chat and performance and figures.predicted_n:
+        _append(chunk.choices[0], marked("\n\n" + figures.line()))
+    return chunk.encoded(usage=figures.usage, timings=figures.timings)
+
+
+def _text_of(chunk: Chunk) -> str:
+    """All that the model wrote, as far as it is text."""
+    texts = []
+    for choice in chunk.choices or ():
+        where = opened(choice.get("message")) or choice
+        texts += [decoded(where[key]) for key in ("reasoning_content", "content", "text") if key in where]
+    return "".join(text for text in texts if isinstance(text, str))
+
+
+def _append(choice: Raws, text: str) -> None:
+    message = opened(choice.get("message"))
+    content = decoded(message["content"]) if message is not None and "content" in message else None
+    if message is not None and isinstance(content, str):
+        choice["message"] = raw(message | {"content": raw(content + text)})
+
+
+def _is_whole(event: bytes) -> bool:
+    _, values = lines_of(event)
+    payload = b"\n".join(values)
+    try:
+        return payload.strip() == b"[DONE]" or decode_object(payload) is not None
+    except RecursionError:
+        return False
+
+
+def _is_error(top: Raws) -> bool:
+    if is_said(top, "error"):
+        return True
+    # SGLang has this shape too, without the envelope.
+    return "choices" not in top and bytes(top.get("object", b"")) == b'"error"'

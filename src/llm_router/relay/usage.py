@@ -1,0 +1,126 @@
+"""How many tokens a reply had and how long they took: one shape for every inference server.
+
+Counterpart: `sse`, which finds the figures in a reply and puts these in their place. Pure arithmetic on what the server
+said and on the times that the caller measured. `timings` has llama.cpp's keys, because front ends know them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+# TabbyAPI's own, within `usage`: times in seconds, and rates that may be the word "Indeterminate". `timings` says both.
+_TABBY = ("prompt_time", "prompt_tokens_per_sec", "completion_time", "completion_tokens_per_sec", "total_time")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """What leaves at the end of a reply. `estimated`: the server gave no count, so the router's own stands here."""
+
+    usage: Mapping[str, Any]
+    timings: Mapping[str, float]
+    estimated: bool
+
+    @property
+    def predicted_n(self) -> int:
+        return int(self.timings["predicted_n"])
+
+    def line(self) -> str:
+        """The performance line for people."""
+        return performance_line(self.predicted_n, self.timings["predicted_ms"], estimated=self.estimated)
+
+
+def performance_line(predicted_n: int, predicted_ms: float, *, estimated: bool) -> str:
+    """`[Performance: 45.2 tok/s | 128 tokens in 2.83s]`; `~` before both counts that are an estimate."""
+    about = "~" if estimated else ""
+    rate = _per_second(predicted_n, predicted_ms)
+    return f"[Performance: {about}{rate:.1f} tok/s | {about}{predicted_n} tokens in {predicted_ms / 1000:.2f}s]"
+
+
+def figures(
+    usage: object, timings: object, *, counted: int, measured_prompt_ms: float, measured_predicted_ms: float
+) -> Figures:
+    """The best that can be said, never with a null in it.
+
+    `usage`, `timings`: as the server sent them, decoded; anything but an object counts as absent. `counted`: tokens as
+    the router counted or guessed them, used only where the server gave no count at all.
+    1. Counts: the server's `usage`, else its `timings`, else `counted`.
+    2. Times: the server's `timings`, else TabbyAPI's seconds in `usage`, else the measured ones.
+    """
+    said = _without_nulls(timings)
+    timed = "predicted_n" in said and "predicted_ms" in said
+    counts = normalise(usage)
+    estimated = False
+    if counts is None:  # 1
+        estimated = not timed
+        prompt = 0 if estimated else int(said.get("prompt_n", 0) + said.get("cache_n", 0))
+        completion = counted if estimated else int(said["predicted_n"])
+        counts = _totals(prompt, completion)
+    own = _from_counts(counts, *_seconds(usage, measured_prompt_ms, measured_predicted_ms))  # 2
+    return Figures(usage=counts, timings=own | said if timed else own, estimated=estimated)
+
+
+def normalise(usage: object) -> dict[str, Any] | None:
+    """OpenAI's `usage` with its three counts, without nulls and TabbyAPI's additions; None if there is no count."""
+    found = _without_nulls(usage)
+    if _count(found, "completion_tokens") is None and _count(found, "prompt_tokens") is None:
+        return None
+    totals = _totals(_count(found, "prompt_tokens") or 0, _count(found, "completion_tokens") or 0)
+    total = _count(found, "total_tokens")
+    if total is not None:
+        totals["total_tokens"] = total
+    return totals | {key: value for key, value in found.items() if key not in totals and key not in _TABBY}
+
+
+def _totals(prompt: int, completion: int) -> dict[str, Any]:
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+
+
+def _seconds(usage: object, prompt_ms: float, predicted_ms: float) -> tuple[float, float]:
+    """TabbyAPI's own times, in milliseconds, else the measured ones."""
+    if isinstance(usage, dict):
+        prompt, completion = usage.get("prompt_time"), usage.get("completion_time")
+        if isinstance(completion, int | float) and completion > 0:
+            return (float(prompt) if isinstance(prompt, int | float) else 0.0) * 1000, completion * 1000.0
+    return prompt_ms, predicted_ms
+
+
+def _from_counts(usage: Mapping[str, Any], prompt_ms: float, predicted_ms: float) -> dict[str, float]:
+    details = usage.get("prompt_tokens_details")
+    cache_n = (_count(details, "cached_tokens") if isinstance(details, dict) else None) or 0
+    prompt_n = max(0, usage["prompt_tokens"] - cache_n)
+    predicted_n = usage["completion_tokens"]
+    return {
+        "cache_n": cache_n,
+        "prompt_n": prompt_n,
+        "prompt_ms": round(prompt_ms, 3),
+        "prompt_per_token_ms": round(prompt_ms / prompt_n, 3) if prompt_n else 0.0,
+        "prompt_per_second": round(_per_second(prompt_n, prompt_ms), 3),
+        "predicted_n": predicted_n,
+        "predicted_ms": round(predicted_ms, 3),
+        "predicted_per_token_ms": round(predicted_ms / predicted_n, 3) if predicted_n else 0.0,
+        "predicted_per_second": round(_per_second(predicted_n, predicted_ms), 3),
+    }
+
+
+def _per_second(count: int, ms: float) -> float:
+    return count * 1000 / ms if ms > 0 else 0.0
+
+
+def _count(found: Mapping[str, Any], key: str) -> int | None:
+    value = found.get(key)
+    return int(value) if isinstance(value, int | float) and value >= 0 else None
+
+
+def _without_nulls(value: object) -> dict[str, Any]:
+    """The object without nulls and numbers that aren't any, two levels deep; empty for anything but an object."""
+    if not isinstance(value, dict):
+        return {}
+    inner = {key: _without_nulls(item) if isinstance(item, dict) else item for key, item in value.items()}
+    return {key: item for key, item in inner.items() if item not in (None, {}) and _is_finite(item)}
+
+
+def _is_finite(value: object) -> bool:
+    return not isinstance(value, float) or math.isfinite(value)
