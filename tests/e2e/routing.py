@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 
+PROGRAM = Path(sys.executable).with_name("llm-router")
 FAKE = Path(__file__).parent.parent / "programs" / "fake_backend.py"
 
 
@@ -72,7 +73,7 @@ class RouterProcess:
     async def start(self) -> None:
         with self.log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "llm_router.cli", "serve", "--config", str(self.config),
+                PROGRAM, "serve", "--config", str(self.config),
                 stdout=asyncio.subprocess.PIPE, stderr=log, env={**os.environ, "NO_COLOR": "1", "COLUMNS": "200"},
             )  # fmt: skip
         assert self.process.stdout is not None
@@ -81,7 +82,7 @@ class RouterProcess:
                 words = line.decode().split()
                 url = next((word for word in words if word.startswith("http://127.0.0.1:")), None)
                 if url is not None:
-                    self.url = url.rstrip(".,/")
+                    self.url = url.rstrip(".,/").removesuffix("/v1")
                     return
         raise AssertionError(f"the router did not start: {self.log.read_text()}")
 

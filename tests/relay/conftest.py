@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 
 import pytest
 import uvicorn
+import uvloop
 from starlette.applications import Starlette
 from wire import LIMIT, Bench, FakeDispatcher, FakeUpstream
 
@@ -20,6 +21,10 @@ from llm_router.relay.exchange import Model, Services
 from llm_router.relay.lease import Upstream
 from llm_router.relay.status_text import Mode
 from llm_router.runtime.tasks import Tasks
+
+
+def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    return {"uvloop": uvloop.new_event_loop}
 
 
 class _Server(uvicorn.Server):

@@ -10,7 +10,7 @@ import asyncio
 import ssl
 from collections import defaultdict
 from collections.abc import Callable, Coroutine
-from typing import Protocol
+from typing import Protocol, cast
 
 import httptools
 
@@ -249,8 +249,7 @@ class _Connection(asyncio.Protocol):
     # -- asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but its ancestors
         self._pool.opened(self)
         self._last = self._pool.now
 
