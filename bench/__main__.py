@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import sys
 import tempfile
@@ -34,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     console = Console(stderr=True)
-    began_s = time.monotonic()
+    began_s, busy = time.monotonic(), os.getloadavg()[0]
 
     def say(text: str) -> None:
         console.print(f"{time.monotonic() - began_s:6.1f} s  {text}", style="dim", markup=False, highlight=False)
@@ -53,9 +54,9 @@ def main(arguments: list[str] | None = None) -> int:
         except KeyboardInterrupt:
             console.print("interrupted; everything that was started has been ended")
             return 130
-    report.show(Console(width=None if sys.stdout.isatty() else 160), plane, switching)
+    report.show(Console(width=None if sys.stdout.isatty() else 160), plane, switching, busy)
     if options.json:
-        options.json.write_text(json.dumps(report.as_json(plane, switching), indent=2) + "\n")
+        options.json.write_text(json.dumps(report.as_json(plane, switching, busy), indent=2) + "\n")
     broken = (plane is not None and plane.broken) or (switching is not None and switching.broken)
     return 2 if broken else 0
 

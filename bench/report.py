@@ -73,8 +73,8 @@ def _switch_verdicts(switching: Switching) -> list[Verdict]:
     return found
 
 
-def show(console: Console, plane: DataPlane | None, switching: Switching | None) -> None:
-    """Prints all tables and what went wrong."""
+def show(console: Console, plane: DataPlane | None, switching: Switching | None, load_before: float) -> None:
+    """Prints all tables and what went wrong. `load_before`: processes that wanted to run when the benchmark began."""
     if plane is not None:
         console.print(_cost_table(plane))
         console.print(_delay_table(plane))
@@ -89,6 +89,10 @@ def show(console: Console, plane: DataPlane | None, switching: Switching | None)
         for why in switching.broken:
             console.print(f"a switch row ended early: {why}", style="red", markup=False, highlight=False)
     console.print(_verdict_table(verdicts(plane, switching)))
+    cpus = os.cpu_count() or 1
+    if load_before > cpus / 4:
+        text = f"Others used this machine (load {load_before:.1f} on {cpus} CPUs): delays and switches read too long"
+        console.print(text, style="yellow", highlight=False)
 
 
 def _table(title: str, first: str, *columns: str) -> Table:
@@ -206,11 +210,12 @@ def _verdict_table(found: list[Verdict]) -> Table:
     return table
 
 
-def as_json(plane: DataPlane | None, switching: Switching | None) -> dict[str, object]:
+def as_json(plane: DataPlane | None, switching: Switching | None, load_before: float) -> dict[str, object]:
     """Everything as plain values: medians, and each round's figures for who wants to look closer."""
     return {
         "machine": {
             "cpus": os.cpu_count(),
+            "load_before": load_before,
             "kernel": platform.release(),
             "arch": platform.machine(),
             "python": platform.python_version(),

@@ -93,9 +93,10 @@ async def contended(
     loop = asyncio.get_running_loop()
     busy_request, request = request_bytes(endpoint, busy), request_bytes(endpoint, wanted)
     try:
-        for _ in range(clients):
+        reply_s = busy.gap_us * (busy.chunks - 1) / 1e6
+        for number in range(clients):  # in step they would end together, and the model would be idle for a moment
             asker = await run.connect(endpoint, lambda: _Asker(busy_request, busy.model, run, [], again=True))
-            asker.send()
+            loop.call_later(reply_s * number / clients, asker.send)
         single = await run.connect(endpoint, lambda: _Asker(request, wanted.model, run, answered))
         loop.call_later(after_s, single.send)
         try:
