@@ -592,7 +592,6 @@ class TestLateMessages:
             InstanceReady(at=story.now, instance=99),
             InstanceGone(at=story.now, instance=99, error="what?"),
             TimerFired(at=story.now, timer=TimerKey(TimerKind.DRAIN, 99)),
-            TimerFired(at=story.now, timer=TimerKey(TimerKind.IDLE, "a")),
         )
         assert [story.post(event) for event in late] == [[]] * len(late)
         story.load("nobody")

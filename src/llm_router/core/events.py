@@ -19,25 +19,24 @@ class RequestClass(Enum):
 
 class TimerKind(Enum):
     """PATIENCE: look again whether the resident's turn is over. DRAIN: the drain deadline of an instance.
-    IDLE: the idle time-out of an instance. BACKOFF: a model may be tried again."""
+    IDLE: the idle time-out of an instance. (A back-off needs none: nothing waits for its end.)"""
 
     PATIENCE = "patience"
     DRAIN = "drain"
     IDLE = "idle"
-    BACKOFF = "backoff"
 
 
 @dataclass(frozen=True, slots=True)
 class TimerKey:
-    """Names a timer: setting the same key again replaces it. `subject`: an instance id, or a model's name."""
+    """Names a timer: setting the same key again replaces it. `subject`: an instance id."""
 
     kind: TimerKind
-    subject: int | str = 0
+    subject: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestArrived:
-    """A client asks for `model` (a canonical name). `cause`: the request's class."""
+    """A client asks for `model` (a canonical name). Granted or refused at once, or explained by `wait_of`."""
 
     at: float
     request: int

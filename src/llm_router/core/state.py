@@ -89,8 +89,8 @@ class ModelState:
     def needs_start(self) -> bool:
         """Someone wants it, and no instance is there or on its way. One that drains has not left yet, so it doesn't
         count: a model that was told to make room can't come back before it did."""
-        wanted = bool(self.queue) or self.load_wish is not None
-        return wanted and (self.instance is None or self.instance.lifecycle is Lifecycle.STOPPING)
+        is_wanted = bool(self.queue) or self.load_wish is not None
+        return is_wanted and (self.instance is None or self.instance.lifecycle is Lifecycle.STOPPING)
 
 
 @dataclass(slots=True, eq=False)
@@ -185,6 +185,18 @@ class State:
         del model.queue[request]
         del self.waiting[request]
 
+    def open_lease(self, instance: Instance, request: int, at: float) -> None:
+        instance.leases[request] = None
+        instance.last_used_at = at
+        self.leased[request] = instance
+
+    def close_lease(self, instance: Instance, request: int, at: float, *, lost: bool) -> None:
+        del self.leased[request]
+        del instance.leases[request]
+        instance.last_used_at = at
+        if not lost:
+            instance.has_served = True
+
     def new_instance(self, model: ModelState, at: float) -> Instance:
         return self.add_instance(self._last_instance + 1, model, at)
 
@@ -200,7 +212,8 @@ class State:
 
     def in_need(self) -> Iterator[ModelState]:
         """The models that someone waits for and that must be started."""
-        return (model for model in self.models.values() if model.needs_start)
+        wanted = (model for model in self.models.values() if model.queue or model.load_wish is not None)
+        return (model for model in wanted if model.needs_start)
 
     def switch_in_progress(self) -> Instance | None:
         """The instance that is starting on the device; there is one at most, adopted ones aside."""

@@ -1,0 +1,83 @@
+"""The scheduler's vocabulary: each act changes the state and says so in a command, so that the two never differ.
+
+Counterparts: `intake` and `settling`, which decide when. Nothing is decided here.
+"""
+
+from __future__ import annotations
+
+from llm_router.core.commands import (
+    CancelTimer,
+    CheckInstance,
+    Command,
+    CutRequest,
+    GrantRequest,
+    Refusal,
+    RejectRequest,
+    SetTimer,
+    StartInstance,
+    StopInstance,
+)
+from llm_router.core.events import TimerKey, TimerKind
+from llm_router.core.state import Instance, Lifecycle, ModelState, State
+
+
+class Acts:
+    """`commands`: what was said in answer to the event at hand, in order."""
+
+    def __init__(self, state: State) -> None:
+        self.commands: list[Command] = []
+        self._state = state
+
+    def grant(self, instance: Instance, request: int, at: float) -> None:
+        self._state.open_lease(instance, request, at)
+        self.commands.append(GrantRequest(request=request, instance=instance.id))
+
+    def start(self, model: ModelState, at: float) -> None:
+        instance = self._state.new_instance(model, at)
+        self.commands.append(StartInstance(instance=instance.id, model=model.name))
+
+    def stop(self, instance: Instance) -> None:
+        self.cancel_timers(instance)
+        instance.lifecycle = Lifecycle.STOPPING
+        instance.drain_until = instance.turn_ends_at = None
+        self.commands.append(StopInstance(instance=instance.id))
+
+    def reject(self, request: int, refusal: Refusal, detail: str, retry_after_s: float | None = None) -> None:
+        rejection = RejectRequest(request=request, refusal=refusal, detail=detail, retry_after_s=retry_after_s)
+        self.commands.append(rejection)
+
+    def reject_waiting(
+        self, model: ModelState, request: int, refusal: Refusal, detail: str, retry_after_s: float | None = None
+    ) -> None:
+        self._state.dequeue(model, request)
+        self.reject(request, refusal, detail, retry_after_s)
+
+    def reject_at_shutdown(self, request: int) -> None:
+        self.reject(request, Refusal.SHUTTING_DOWN, "cannot serve the request: the router is shutting down")
+
+    def set_timer(self, instance: Instance, kind: TimerKind, at: float) -> None:
+        if instance.timers.get(kind) != at:
+            instance.timers[kind] = at
+            self.commands.append(SetTimer(timer=TimerKey(kind, instance.id), at=at))
+
+    def cancel_timer(self, instance: Instance, kind: TimerKind) -> None:
+        if instance.timers.pop(kind, None) is not None:
+            self.commands.append(CancelTimer(timer=TimerKey(kind, instance.id)))
+
+    def cancel_timers(self, instance: Instance) -> None:
+        for kind in list(instance.timers):
+            self.cancel_timer(instance, kind)
+
+    def check(self, instance: Instance) -> None:
+        """It is suspect from now on; asked once, until it answers."""
+        if not instance.is_suspect:
+            instance.is_suspect = True
+            self.commands.append(CheckInstance(instance=instance.id))
+
+    def cut_leases(self, instance: Instance) -> None:
+        name = instance.model.name
+        detail = (
+            f"cannot finish the request: {name} had to leave, and the time for open requests is over; send it again"
+        )
+        for request in instance.leases:
+            self.commands.append(CutRequest(request=request, refusal=Refusal.PREEMPTED, detail=detail))

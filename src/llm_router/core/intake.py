@@ -1,0 +1,193 @@
+"""What happened: each event is noted in the state, and refused at once what is hopeless from the start.
+
+Counterpart: `settling`, which draws the conclusions. Nothing is granted here that has to be weighed against others.
+Ids that mean nothing (any more) are ignored: messages cross each other.
+"""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from llm_router.core.acts import Acts
+from llm_router.core.commands import Refusal
+from llm_router.core.events import (
+    Event,
+    InstanceAdopted,
+    InstanceGone,
+    InstanceReady,
+    LoadRequested,
+    RequestArrived,
+    RequestClass,
+    RequestClosed,
+    ShutdownRequested,
+    TimerFired,
+    UnloadRequested,
+)
+from llm_router.core.policy import backoff_s, expected_wait_s
+from llm_router.core.specs import ModelSpec, PolicySpec
+from llm_router.core.state import Failure, Instance, Lifecycle, ModelState, State
+
+# How much the newest load counts in the learned load time.
+_NEWEST_LOAD_WEIGHT = 0.5
+
+
+class Intake:
+    def __init__(self, state: State, policy: PolicySpec, acts: Acts) -> None:
+        self._state = state
+        self._policy = policy
+        self._acts = acts
+
+    def note(self, event: Event) -> None:
+        match event:
+            case RequestArrived():
+                self._note_arrival(event)
+            case RequestClosed():
+                self._note_close(event)
+            case InstanceReady():
+                self._note_ready(event)
+            case InstanceGone():
+                self._note_gone(event)
+            case InstanceAdopted():
+                self._note_adoption(event)
+            case LoadRequested():
+                self._note_load(event)
+            case UnloadRequested():
+                self._note_unload(event)
+            case TimerFired():
+                self._note_timer(event)
+            case ShutdownRequested():
+                self._state.shutting_down = True
+            case _:
+                assert_never(event)
+
+    def _note_arrival(self, event: RequestArrived) -> None:
+        """1. Nobody is served during a shutdown, nor by a model that isn't there.
+        2. A ready instance with a free lease serves it while its turn lasts; a background request only if nobody else
+           wants the room, because it would delay the switch.
+        3. Else it waits, unless it must not (background), had better not (a load has just failed) or can't (full).
+        """
+        model, request = self._state.models.get(event.model), event.request
+        if model is None:  # 1
+            detail = f"cannot serve {event.model}: no such model is configured"
+            self._acts.reject(request, Refusal.NOT_READY, detail)
+        elif self._state.shutting_down:
+            self._acts.reject_at_shutdown(request)
+        elif (instance := self._able_to_serve(model, event)) is not None:  # 2
+            self._acts.grant(instance, request, event.at)
+        elif event.request_class is RequestClass.BACKGROUND:  # 3
+            detail = f"cannot serve a background request now: {model.name} is not free for it, and it may load nothing"
+            self._acts.reject(request, Refusal.NOT_READY, detail)
+        elif model.failure is not None and event.at < model.failure.retry_at:
+            self._acts.reject(request, Refusal.LOAD_FAILED, model.failure.error, model.failure.retry_at - event.at)
+        elif len(self._state.waiting) >= self._policy.queue_limit:
+            wait_s = expected_wait_s(model, self._state, self._policy, event.at)
+            detail = f"cannot queue the request: {len(self._state.waiting)} are waiting already; try again later"
+            self._acts.reject(request, Refusal.QUEUE_FULL, detail, wait_s)
+        else:
+            self._state.enqueue(model, request, event.at)
+
+    @staticmethod
+    def _able_to_serve(model: ModelState, event: RequestArrived) -> Instance | None:
+        instance = model.instance
+        if instance is None or not instance.can_grant(event.at):
+            return None
+        is_allowed = event.request_class is RequestClass.NORMAL or instance.turn_ends_at is None
+        return instance if is_allowed else None
+
+    def _note_close(self, event: RequestClosed) -> None:
+        """A lost connection makes a ready instance suspect: it is checked once and grants nothing until it answers."""
+        waiting_for = self._state.waiting.get(event.request)
+        instance = self._state.leased.get(event.request)
+        if waiting_for is not None:
+            self._state.dequeue(waiting_for, event.request)
+        elif instance is not None:
+            self._state.close_lease(instance, event.request, event.at, lost=event.lost)
+            if event.lost and instance.lifecycle is Lifecycle.READY:
+                self._acts.check(instance)
+
+    def _note_ready(self, event: InstanceReady) -> None:
+        """The first time, what waits for it now is promised to be served; later, it was suspect and is cleared."""
+        instance = self._state.live.get(event.instance)
+        if instance is None:
+            return
+        instance.is_suspect = False
+        if not instance.is_starting:
+            return
+        instance.lifecycle = Lifecycle.READY
+        instance.ready_at = instance.last_used_at = event.at
+        model = instance.model
+        model.failure = None
+        for waiting in model.queue.values():
+            waiting.promised_by = instance.id
+        if not instance.is_adopted:
+            took_s = event.at - instance.since
+            known_s = took_s if model.load_s is None else model.load_s
+            model.load_s = known_s + _NEWEST_LOAD_WEIGHT * (took_s - known_s)
+
+    def _note_gone(self, event: InstanceGone) -> None:
+        """1. It was told to leave, or it was adopted and never answered: nothing to hold against the model.
+        2. It never became ready: a failed load.
+        3. It crashed: forgiven once, so that who waits starts it again; but crashing again soon without having served
+           anything is as good as a failed load.
+        """
+        instance = self._state.live.pop(event.instance, None)
+        if instance is None:
+            return
+        model, was = instance.model, instance.lifecycle
+        instance.lifecycle = Lifecycle.GONE
+        self._acts.cancel_timers(instance)
+        if model.instance is instance:
+            model.instance = next((other for other in self._state.live.values() if other.model is model), None)
+        if instance.has_served:
+            model.failed_loads, model.crashed_at = 0, None
+        if was is Lifecycle.STOPPING or (was is Lifecycle.STARTING and instance.is_adopted):  # 1
+            return
+        if was is Lifecycle.STARTING:  # 2
+            self._note_failure(model, event.error or f"{model.name} ended before it was ready", event.at)
+            return
+        crashed_before = model.crashed_at is not None and event.at - model.crashed_at <= self._policy.backoff_max_s  # 3
+        model.crashed_at = event.at
+        if crashed_before:
+            self._note_failure(model, event.error or f"{model.name} ends as soon as it is ready", event.at)
+
+    def _note_failure(self, model: ModelState, error: str, at: float) -> None:
+        model.failed_loads += 1
+        pause_s = backoff_s(model.failed_loads, self._policy)
+        model.failure = Failure(error, at + pause_s)
+        model.load_wish = None
+        for request in list(model.queue):
+            self._acts.reject_waiting(model, request, Refusal.LOAD_FAILED, error, pause_s)
+
+    def _note_adoption(self, event: InstanceAdopted) -> None:
+        """One too many, or of a model that isn't configured any more: it is told to leave, and counts until it has."""
+        if event.instance in self._state.live:
+            return
+        model = self._state.models.get(event.model) or ModelState(ModelSpec(name=event.model))
+        instance = self._state.add_instance(event.instance, model, event.at)
+        instance.is_adopted = True
+        if self._state.models.get(event.model) is not model or model.instance is not instance:
+            self._acts.stop(instance)
+
+    def _note_load(self, event: LoadRequested) -> None:
+        """Ends a back-off, and takes back an unload that hasn't happened yet: the last word counts."""
+        model = self._state.models.get(event.model)
+        if model is None:
+            return
+        model.failure = None
+        if model.load_wish is None:
+            model.load_wish = self._state.age(event.at)
+        if model.instance is not None:
+            model.instance.unload_wanted = False
+
+    def _note_unload(self, event: UnloadRequested) -> None:
+        model = self._state.models.get(event.model)
+        if model is None:
+            return
+        model.load_wish = None
+        if model.instance is not None:
+            model.instance.unload_wanted = True
+
+    def _note_timer(self, event: TimerFired) -> None:
+        instance = self._state.live.get(event.timer.subject)
+        if instance is not None:
+            instance.timers.pop(event.timer.kind, None)
