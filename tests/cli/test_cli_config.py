@@ -15,7 +15,7 @@ from llm_router import __version__
 from llm_router.cli.commands import app
 from llm_router.config import Config
 from llm_router.errors import ConfigError
-from llm_router.models import local
+from llm_router.models import local, registry
 
 GOOD = '{"models": {"m": {"backend": "openai", "url": "http://127.0.0.1:1"}}}'
 BAD = '{\n  "router_prt": 1,\n  "models": {"m": {"backend": "openai", "path": "/nowhere/x.gguf"}}\n}'
@@ -167,6 +167,18 @@ def test_demo_prepares_models_and_says_how_to_try_them(
     command = result.stdout[result.stdout.index("curl ") :]
     assert '"model": "qwen2.5-0.5b"' in command
     assert json.loads(command[command.index("'{") + 1 : command.index("}'") + 1])["stream"] is True
+
+
+def test_the_command_to_copy_chats_with_a_chat_model_not_a_base_model(
+    router: FakeApp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(local, "folders", list)
+    (tmp_path / "llm-router" / "models").mkdir(parents=True)
+    (tmp_path / "llm-router" / "models" / registry.FILE_NAME).touch()
+    result = run("demo")
+    assert next(iter(router.served[0][0].models)) == "gemma-3-270m"
+    assert '"model": "tiny-a"' in result.stdout
 
 
 def test_demo_says_where_it_could_not_write(router: FakeApp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

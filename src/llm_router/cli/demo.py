@@ -62,7 +62,7 @@ def _welcome(config: Config, url: str) -> str:
     models = "\n".join(
         f"  [bold]{name:{width}}[/]  {escape(str(one.description))}" for name, one in config.models.items()
     )
-    first = next(name for name in config.models if not config.is_helper(name))
+    first = next(name for name in config.models if "chat" in config.capabilities_of(name))
     body = json.dumps({"model": first, "stream": True, "messages": [{"role": "user", "content": "Hello!"}]})
     return (
         f"\nllm-router is ready at [bold]{url}/v1[/] with these models, loaded when they are asked for:\n\n{models}\n\n"
