@@ -176,7 +176,7 @@ def _models(names: Iterable[str], startup_s: float, mark: Path) -> dict[str, obj
 
 
 def _chat(model: str, reply_s: float = 0.0) -> Chat:
-    return Chat(model=model, stream=True, chunks=2, gap_us=int(reply_s * 1e6))
+    return Chat(model=model, stream=True, chunks=2, gap_us=int(reply_s / 2 * 1e6))
 
 
 def _alone_ms(processes: Processes, folder: Path, times: int = 5) -> float:

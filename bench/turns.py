@@ -93,7 +93,7 @@ async def contended(
     loop = asyncio.get_running_loop()
     busy_request, request = request_bytes(endpoint, busy), request_bytes(endpoint, wanted)
     try:
-        reply_s = busy.gap_us * (busy.chunks - 1) / 1e6
+        reply_s = busy.gap_us * busy.chunks / 1e6
         for number in range(clients):  # in step they would end together, and the model would be idle for a moment
             asker = await run.connect(endpoint, lambda: _Asker(busy_request, busy.model, run, [], again=True))
             loop.call_later(reply_s * number / clients, asker.send)

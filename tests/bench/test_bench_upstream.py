@@ -54,7 +54,8 @@ def test_chunks_keep_the_pace_and_carry_their_send_times(upstream):
     contents = [chunk["choices"][0]["delta"]["content"] for chunk in chunks]
     stamps = [int(content.strip(" ~T")) for content in contents]
     assert stamps == sorted(stamps)
-    assert asked_ns + 15_000_000 <= stamps[3] <= time.monotonic_ns()
+    assert asked_ns + 15_000_000 <= stamps[3]
+    assert time.monotonic_ns() >= asked_ns + 20_000_000  # and the end one gap later
 
 
 def test_health_turns_good_after_the_stated_time_and_the_marks_tell_when(processes: Processes, tmp_path):
