@@ -4,8 +4,8 @@ Counterpart: `load`, which reads the send time that every chunk carries, and `sw
 It speaks as much HTTP/1.1 as proxies need of an OpenAI-compatible server; it checks nothing and generates nothing.
 
 In a request's body `max_tokens` is the number of content chunks and `seed` the microseconds between them (without
-`stream`: before the reply). The first chunk is sent at once, the end one gap after the last. A content chunk holds `~T` and 19 digits: the
-CLOCK_MONOTONIC nanoseconds at which it was written.
+`stream`: before the reply). The first chunk is sent at once, the end one gap after the last. A content chunk holds `~T`
+and 19 digits: the CLOCK_MONOTONIC nanoseconds at which it was written.
 
 With `--startup-s S`, `/health` answers 503 (with `--refuse`: nothing listens) until S seconds after the program's first
 line. With `--mark FILE`, three lines are appended, `EVENT SECONDS MODEL PID` in CLOCK_MONOTONIC seconds:
