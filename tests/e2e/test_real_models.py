@@ -31,7 +31,7 @@ async def test_three_requests_to_two_models_give_three_real_answers(router: Rout
     assert [answer.text for answer in answers] == [
         numbers(name, 50) for name in ("tiny-a", "tiny-b", "tiny-a", "tiny-a")
     ]
-    assert ["Loading model" in answer.written for answer in answers] == [True, True, True, False]
+    assert ["✓ Model ready!" in answer.written for answer in answers] == [True, True, True, False]
     for answer in answers:
         timings = answer.chunks[-1]["timings"]
         counts = performance_line(timings["predicted_n"], timings["predicted_ms"], estimated=False)
@@ -108,7 +108,7 @@ async def test_an_official_client_sees_a_failed_load_as_an_error(start: Start, t
 
 async def test_two_hundred_streams_share_one_real_model(router: RouterProcess) -> None:
     answers = await asyncio.gather(*(router.chat("tiny-a", max_tokens=6) for _ in range(200)))
-    assert {answer.text for answer in answers} == {numbers("tiny-a", 5)}
+    assert {answer.text for answer in answers} == {numbers("tiny-a", 3)}
 
 
 async def test_straight_through_reaches_the_servers_own_paths(router: RouterProcess) -> None:

@@ -41,13 +41,14 @@ class Reply(Protocol):
 class Call:
     """One request on its way. Cancelling closes its connection at once, so that the server stops working on it."""
 
-    __slots__ = ("connection", "reply", "request", "upstream", "without_body")
+    __slots__ = ("connection", "reply", "request", "retried", "upstream", "without_body")
 
     def __init__(self, upstream: Upstream, request: bytes, reply: Reply, *, without_body: bool) -> None:
         self.upstream = upstream
         self.request = request
         self.reply: Reply | None = reply
         self.without_body = without_body
+        self.retried = False
         self.connection: _Connection | None = None
 
     def cancel(self) -> None:
@@ -103,9 +104,13 @@ class Pool:
             self.drop(instance)
 
     def retry(self, call: Call) -> None:
-        """Send again on a new connection: the pooled one was stale, and not one byte of a reply had come."""
+        """Send again on a new connection, once: the pooled one was stale, and not one byte of a reply had come."""
         call.connection = None
-        self._connect(call)
+        if not call.retried:
+            call.retried = True
+            self._connect(call)
+        elif call.reply is not None:
+            call.reply.reply_lost(UpstreamLost(f"cannot keep a connection to the server of {call.upstream.model}"))
 
     def idle(self, connection: _Connection) -> None:
         self._idle[connection.upstream.instance].append(connection)
