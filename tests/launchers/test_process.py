@@ -75,7 +75,7 @@ async def test_a_crash_takes_its_children_with_it_without_being_asked(launcher: 
 
 async def test_the_engine_behind_a_wrapper_script_gets_its_grace(launcher: ProcessLauncher, tmp_path: Path) -> None:
     script = tmp_path / "start.sh"
-    engine = "import signal,time,sys;signal.signal(15,lambda *_:(time.sleep(.3),print('saved',flush=True),sys.exit(0)));print('up',flush=True);signal.pause()"  # noqa: E501
+    engine = "import os,signal,time,sys;signal.signal(15,lambda *_:(time.sleep(.3),os.write(1,b'saved\\n'),sys.exit(0)));print('up',flush=True);signal.pause()"  # noqa: E501
     script.write_text(f'#!/bin/sh\npython3 -IS -c "{engine}"\nexit 0\n')
     script.chmod(0o755)
     spec = LaunchSpec(argv=(str(script),), address=Address(host="127.0.0.1", port=1))

@@ -50,6 +50,7 @@ class Process:
         self._on_gone = on_gone
         self._gone: asyncio.Future[None] = self._loop.create_future()
         self._is_told = False
+        self._is_out_of_patience = False
         self._remains: Remains | None = None
         self._timers: list[asyncio.TimerHandle] = []
         self._pidfd = os.pidfd_open(pid)
@@ -80,6 +81,7 @@ class Process:
         self._gone.set_result(None)
 
     def _send(self, number: signal.Signals) -> None:
+        self._is_out_of_patience |= number is signal.SIGKILL
         if self._remains is not None:
             self._remains.send(number)
             return
@@ -95,7 +97,8 @@ class Process:
             self.exited.set_result(status)
         # A wrapper script dies of the first TERM while the engine it started still uses its grace; after a crash
         # there is nothing to wait for.
-        self._remains = Remains(self._find, kill=not self._is_told, told_group=self.pid)
+        is_over = not self._is_told or self._is_out_of_patience
+        self._remains = Remains(self._find, kill=is_over, told_group=self.pid)
         self._remains.gone.add_done_callback(self._on_nothing_left)
 
     def _find(self) -> list[procfs.Stat]:

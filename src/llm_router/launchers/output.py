@@ -28,7 +28,7 @@ FLOOD_PAUSE_S = 0.02
 
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 # A carriage return at the very end may be half of a line end.
-_LINE = re.compile(r"[^\r\n]*(?:\r\n|\r(?!\Z)|\n)")
+_LINE_END = re.compile(r"\r\n|\r(?!\Z)|\n")
 
 
 class Lines:
@@ -45,9 +45,9 @@ class Lines:
         text = self._rest + text
         end = 0
         new = []
-        for match in _LINE.finditer(text):
+        for match in _LINE_END.finditer(text):
+            new.append(self._keep(text[end : match.start()], is_overwritten=match[0] == "\r"))
             end = match.end()
-            new.append(self._keep(match[0]))
         # What has no end yet may grow without limit; only its beginning is of use.
         self._rest = text[end:][: LINE_CHARS * 2]
         return [line for line in new if line]
@@ -59,15 +59,13 @@ class Lines:
     def forget_partial(self) -> None:
         self._rest = ""
 
-    def _keep(self, raw: str) -> str:
-        line = _ESCAPES.sub("", raw.rstrip("\r\n"))[:LINE_CHARS]
+    def _keep(self, raw: str, *, is_overwritten: bool) -> str:
+        line = _ESCAPES.sub("", raw[: LINE_CHARS * 2])[:LINE_CHARS]
         if line:
             if self._overwrites and self.ring:
                 self.ring.pop()
             self.ring.append(line)
-            self._overwrites = raw.endswith("\r")
-        elif raw.endswith("\n"):
-            self._overwrites = False
+        self._overwrites = is_overwritten and (bool(line) or self._overwrites)
         return line
 
 
@@ -184,6 +182,12 @@ class LogFile:
         self._pause = self._loop.call_later(seconds, self._read_and_pause)
 
     def _read_once(self) -> int:
+        size = self._read_at_most(READ_BYTES)
+        if self._position > FILE_BYTES:
+            self._empty_file()
+        return size
+
+    def _read_at_most(self, limit: int) -> int:
         size = os.fstat(self._fd).st_size
         if size < self._position:  # someone else emptied it
             self._position = 0
@@ -191,14 +195,20 @@ class LogFile:
         if self._position >= READ_BYTES and size - self._position > BEHIND_BYTES:
             self._position = size - READ_BYTES
             self._lines.forget_partial()
-        data = os.pread(self._fd, READ_BYTES, self._position)
+        data = os.pread(self._fd, limit, self._position)
         self._position += len(data)
-        if self._position > FILE_BYTES:
-            os.ftruncate(self._fd, 0)
-            self._position = 0
         if data:
             self._publish(self._lines.feed(self._decoder.decode(data)))
         return len(data)
+
+    def _empty_file(self) -> None:
+        """The writer goes on at the new end, since it appends. What it wrote since our last look is read first, or the
+        last words of one that just died would be lost."""
+        for _ in range(BEHIND_BYTES // READ_BYTES):
+            if self._read_at_most(READ_BYTES) == 0:
+                break
+        os.ftruncate(self._fd, 0)
+        self._position = 0
 
     def _publish(self, lines: list[str]) -> None:
         for line in lines:

@@ -63,7 +63,7 @@ class ProcessLauncher:
     async def survivors(self) -> Sequence[Process]:
         """See `launchers.base`. Call it once, before the first start. Waits until what it ends is gone."""
         carriers = self._carriers()
-        adopted, strays = [], []
+        adopted, strays, forgotten = [], [], []
         for entry in self._ledger.entries():
             carrying = carriers.pop(entry.token, [])
             living = _identify(entry, carrying)
@@ -74,9 +74,12 @@ class ProcessLauncher:
                 adopted.append(self._own(living, output, is_child=False))
             else:
                 strays.append(self._end(entry))
+                forgotten.append(entry)
         strays += [self._end_token(token) for token in carriers]
         for remains in strays:
             await remains.gone
+        for entry in forgotten:
+            self._forget(entry)
         return adopted
 
     def close(self) -> None:
@@ -168,12 +171,7 @@ class ProcessLauncher:
 
     def _end(self, entry: Entry) -> Remains:
         group = entry.pid if entry.boot == procfs.boot_id() else 0
-        remains = Remains(
-            lambda: procfs.members(group, entry.started, TOKEN_VARIABLE, entry.token),
-            kill=True,
-        )
-        remains.gone.add_done_callback(lambda _: self._forget(entry))
-        return remains
+        return Remains(lambda: procfs.members(group, entry.started, TOKEN_VARIABLE, entry.token), kill=True)
 
     def _end_token(self, token: str) -> Remains:
         log.warning("ending processes of an instance that the ledger doesn't know (%s)", token)
