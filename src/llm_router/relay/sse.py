@@ -213,7 +213,7 @@ class StreamRewriter:
         code, kind = (said.get("code"), said.get("type")) if isinstance(said, dict) else (None, None)
         return error_events(
             self.error,
-            code if isinstance(code, str | int) else "upstream_error",
+            code if isinstance(code, str) or (isinstance(code, int) and abs(code) < 1000) else "upstream_error",
             kind if isinstance(kind, str) else "server_error",
         )
 

@@ -60,4 +60,4 @@ def learn(event: bytes, transform: Callable[[bytes], bytes] | None) -> Template 
     parts = transform(before + _PROBE + after).split(_PROBE)
     if len(parts) != 2:
         return None
-    return Template(before, after, len(before), -len(after), *parts, same=False)
+    return Template(before, after, len(before), -len(after), parts[0], parts[1], same=False)

@@ -6,13 +6,14 @@ said and on the times that the caller measured. `timings` has llama.cpp's keys, 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 # TabbyAPI's own, within `usage`: times in seconds, and rates that may be the word "Indeterminate". `timings` says both.
 _TABBY = ("prompt_time", "prompt_tokens_per_sec", "completion_time", "completion_tokens_per_sec", "total_time")
+
+_HUGE = 1e15
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +50,7 @@ def figures(
     1. Counts: the server's `usage`, else its `timings`, else `counted`.
     2. Times: the server's `timings`, else TabbyAPI's seconds in `usage`, else the measured ones.
     """
-    said = _without_nulls(timings)
+    said = _numbers(timings)
     timed = "predicted_n" in said and "predicted_ms" in said
     counts = normalise(usage)
     estimated = False
@@ -64,12 +65,12 @@ def figures(
 
 def normalise(usage: object) -> dict[str, Any] | None:
     """OpenAI's `usage` with its three counts, without nulls and TabbyAPI's additions; None if there is no count."""
-    found = _without_nulls(usage)
+    found = _sound(usage)
     if _count(found, "completion_tokens") is None and _count(found, "prompt_tokens") is None:
         return None
     totals = _totals(_count(found, "prompt_tokens") or 0, _count(found, "completion_tokens") or 0)
     total = _count(found, "total_tokens")
-    if total is not None:
+    if total:
         totals["total_tokens"] = total
     return totals | {key: value for key, value in found.items() if key not in totals and key not in _TABBY}
 
@@ -82,8 +83,8 @@ def _seconds(usage: object, prompt_ms: float, predicted_ms: float) -> tuple[floa
     """TabbyAPI's own times, in milliseconds, else the measured ones."""
     if isinstance(usage, dict):
         prompt, completion = usage.get("prompt_time"), usage.get("completion_time")
-        if isinstance(completion, int | float) and completion > 0:
-            return (float(prompt) if isinstance(prompt, int | float) else 0.0) * 1000, completion * 1000.0
+        if _is_number(completion) and completion > 0:
+            return (prompt if _is_number(prompt) else 0.0) * 1000.0, completion * 1000.0
     return prompt_ms, predicted_ms
 
 
@@ -111,16 +112,21 @@ def _per_second(count: int, ms: float) -> float:
 
 def _count(found: Mapping[str, Any], key: str) -> int | None:
     value = found.get(key)
-    return int(value) if isinstance(value, int | float) and value >= 0 else None
+    return int(value) if _is_number(value) and value >= 0 else None
 
 
-def _without_nulls(value: object) -> dict[str, Any]:
-    """The object without nulls and numbers that aren't any, two levels deep; empty for anything but an object."""
-    if not isinstance(value, dict):
+def _sound(value: object, depth: int = 3) -> dict[str, Any]:
+    """The numbers, words and objects of an object, without nulls; empty for anything but an object."""
+    if not isinstance(value, dict) or depth == 0:
         return {}
-    inner = {key: _without_nulls(item) if isinstance(item, dict) else item for key, item in value.items()}
-    return {key: item for key, item in inner.items() if item not in (None, {}) and _is_finite(item)}
+    inner = {key: _sound(item, depth - 1) if isinstance(item, dict) else item for key, item in value.items()}
+    return {key: item for key, item in inner.items() if _is_number(item) or (isinstance(item, str | dict) and item)}
 
 
-def _is_finite(value: object) -> bool:
-    return not isinstance(value, float) or math.isfinite(value)
+def _numbers(value: object) -> dict[str, Any]:
+    return {key: item for key, item in value.items() if _is_number(item)} if isinstance(value, dict) else {}
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    """Whether it is one that can be reckoned with: no bool, not infinite, and not longer than a register."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -_HUGE < value < _HUGE
