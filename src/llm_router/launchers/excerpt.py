@@ -10,7 +10,7 @@ LINE_CHARS = 300
 
 _TROUBLE = re.compile(
     r"error|fail(?:ed|ure)|cannot|can't|could not|unable to|out of memory|no such file|not found|denied|abort"
-    r"|exception|invalid|unsupported|unknown|killed|already in use",
+    r"|exception|invalid|unsupported|unknown \w|killed|already in use",
     re.IGNORECASE,
 )
 # A line that only points at a traceback's code says less than the exception at its end.
