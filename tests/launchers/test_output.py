@@ -107,6 +107,7 @@ async def test_whoever_unsubscribes_hears_no_more(tmp_path: Path) -> None:
 
 async def test_the_file_stays_bounded_and_its_end_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(output, "FILE_BYTES", 100_000)
+    monkeypatch.setattr(output, "FLOOD_FILE_BYTES", 200_000)
     followed = Followed(tmp_path / "log")
     for block in range(30):
         followed.write(b"".join(b"%03d %03d %s\n" % (block, row, b"x" * 90) for row in range(100)))
@@ -123,15 +124,20 @@ async def test_a_flood_costs_little_and_never_the_first_or_the_last_lines(
 ) -> None:
     size = 60_000_000
     began_cpu_s = sum(os.times()[:2])
-    process = await launcher.start(fake_spec("--say", "early", "--flood-stderr", str(size)), identity())
+    process = await launcher.start(
+        fake_spec("--say", "early", "--flood-stderr", str(size), "--exit-on-stdin-eof"), identity()
+    )
     heard: list[str] = []
     process.output.subscribe(heard.append)
     await line_of(process, "listening")
     assert heard[0] == "early"
     assert len("".join(heard)) < size / 4
     assert sum(os.times()[:2]) - began_cpu_s < 1.5
+    (fifo,) = (tmp_path / "state" / "instances").glob("*.stdin")
+    fifo.write_text("calm again\n")
+    await line_of(process, "stdin: calm again")
     (log,) = (tmp_path / "state" / "logs").iterdir()
-    assert log.stat().st_size < size / 2
+    assert log.stat().st_size < 100
 
 
 async def test_following_begins_with_the_ring_and_ends_with_the_instance(launcher: ProcessLauncher) -> None:

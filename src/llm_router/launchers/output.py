@@ -18,7 +18,10 @@ from asyncinotify import Inotify, Mask
 
 RING_LINES = 400
 LINE_CHARS = 4096
+# A file longer than this is emptied in the next calm moment, one of FLOOD_FILE_BYTES at once: what the engine writes in
+# that very instant is lost, and it might be its last words.
 FILE_BYTES = 16 * 1024**2
+FLOOD_FILE_BYTES = 64 * 1024**2
 READ_BYTES = 64 * 1024
 # Further behind than this, lines are skipped: a flood of gigabytes must not cost the router its own work.
 BEHIND_BYTES = 1024**2
@@ -168,26 +171,21 @@ class LogFile:
         1/PAUSE_S times a second, a flooding one gets READ_BYTES per FLOOD_PAUSE_S."""
         self._pause = None
         now_s = self._loop.time()
-        size = self._read_once()
-        if size == READ_BYTES:
-            self._pause_for(FLOOD_PAUSE_S)
-        elif now_s - self._last_read_s < PAUSE_S:
-            self._pause_for(PAUSE_S)
-        else:
-            self._loop.add_reader(self._watch.fd, self._on_modified)
+        is_flood = self._read_once() == READ_BYTES
+        is_calm = not is_flood and now_s - self._last_read_s >= PAUSE_S
         self._last_read_s = now_s
+        if self._position > (FILE_BYTES if is_calm else FLOOD_FILE_BYTES):
+            self._empty_file()
+        if is_calm:
+            self._loop.add_reader(self._watch.fd, self._on_modified)
+        else:
+            self._pause_for(FLOOD_PAUSE_S if is_flood else PAUSE_S)
 
     def _pause_for(self, seconds: float) -> None:
         self._loop.remove_reader(self._watch.fd)
         self._pause = self._loop.call_later(seconds, self._read_and_pause)
 
     def _read_once(self) -> int:
-        size = self._read_at_most(READ_BYTES)
-        if self._position > FILE_BYTES:
-            self._empty_file()
-        return size
-
-    def _read_at_most(self, limit: int) -> int:
         size = os.fstat(self._fd).st_size
         if size < self._position:  # someone else emptied it
             self._position = 0
@@ -195,20 +193,18 @@ class LogFile:
         if self._position >= READ_BYTES and size - self._position > BEHIND_BYTES:
             self._position = size - READ_BYTES
             self._lines.forget_partial()
-        data = os.pread(self._fd, limit, self._position)
+        data = os.pread(self._fd, READ_BYTES, self._position)
         self._position += len(data)
         if data:
             self._publish(self._lines.feed(self._decoder.decode(data)))
         return len(data)
 
     def _empty_file(self) -> None:
-        """The writer goes on at the new end, since it appends. What it wrote since our last look is read first, or the
-        last words of one that just died would be lost."""
-        for _ in range(BEHIND_BYTES // READ_BYTES):
-            if self._read_at_most(READ_BYTES) == 0:
-                break
+        """The writer goes on at the new end, since it appends."""
+        self.catch_up()
         os.ftruncate(self._fd, 0)
         self._position = 0
+        self._publish(self._lines.flush())
 
     def _publish(self, lines: list[str]) -> None:
         for line in lines:
