@@ -15,6 +15,7 @@ GET /stats: {"requests" (POSTs), "aborted" (client left before the end), "runnin
 Start and end:
   --port N --name NAME      default: the environment's PORT and MODEL
   --count N                 numbers in the answer (300)
+  -m -c -t -np --host --sse-ping-interval X, --alias NAME: accepted, so that it can stand in for llama-server
   --startup-s S             answer 503 this long before being ready
   --refuse-until-ready      don't listen before being ready (as vLLM)
   --never-ready             stay at 503 (with --refuse-until-ready: refuse) for ever
@@ -33,7 +34,7 @@ Replies:
   --style llamacpp|openai   llamacpp (default): `timings` in the finish chunk, `usage` on request.
                             openai: no timings; --style openai --always-usage sends usage unasked.
   --token-ms MS             pause before each token
-  --api-key KEY             401 without it (except /health, /ready, /stats)
+  --api-key KEY             401 without it (except /health, /ready, /stats); default: LLAMA_API_KEY
   --strict-model            404 for any other `model` than NAME (as vLLM)
   --fault FAULT             for every request what the request field "fault" does for one:
     die_before_byte         SIGKILL itself before the first byte of the reply (also: --die-before-first-byte)
@@ -460,6 +461,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--port", type=int, default=int(os.environ.get("PORT", "0")))
     parser.add_argument("--name", default=os.environ.get("MODEL", "fake"))
     parser.add_argument("--count", type=int, default=300)
+    # llama-server's options, so that it can be started in its place; --alias is --name, the others mean nothing here.
+    parser.add_argument("--alias", dest="name")
+    for ignored in ("-m", "--host", "-c", "-t", "-np", "--sse-ping-interval"):
+        parser.add_argument(ignored)
     parser.add_argument("--startup-s", type=float, default=0.0)
     parser.add_argument("--crash-after-s", type=float)
     parser.add_argument("--exit-at-start", type=int)
@@ -468,7 +473,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--say", action="append", default=[])
     parser.add_argument("--style", choices=["llamacpp", "openai"], default="llamacpp")
     parser.add_argument("--token-ms", type=float, default=0.0)
-    parser.add_argument("--api-key")
+    parser.add_argument("--api-key", default=os.environ.get("LLAMA_API_KEY"))
     parser.add_argument("--fault")
     parser.add_argument("--die-before-first-byte", dest="fault", action="store_const", const="die_before_byte")
     parser.add_argument("--die-mid-stream", dest="fault", action="store_const", const="die_after_3")
