@@ -27,6 +27,11 @@ class AsgiSink:
         self._aborted = False
         self._paused = False
 
+    def reply(self, status: int, headers: Headers, body: bytes) -> None:
+        self.head(status, headers, len(body))
+        self.data(body)
+        self.end()
+
     def head(self, status: int, headers: Headers, length: int | None) -> None:
         fields = headers if length is None else [*headers, (b"content-length", b"%d" % length)]
         self._put({"type": "http.response.start", "status": status, "headers": fields})

@@ -348,6 +348,7 @@ class Exchange:
                 self._sink.data(rest)
         elif self._held is not None:
             self._end_held(bytes(self._held))
+            return
         self._close(lost=False)
         self._sink.end()
 
@@ -355,10 +356,11 @@ class Exchange:
         """A reply in one piece: a JSON answer, or what a server says instead of the stream it was asked for."""
         assert self._held_head is not None
         status, headers = self._held_head
+        self._close(lost=False)
         if self._started:
-            self._sink.data(
-                self._failed(bodies.error_message(held) or f"the server answered {status}", "upstream_error")
-            )
+            message = bodies.error_message(held) or f"the server answered {status}"
+            self._sink.data(self._failed(message, "upstream_error"))
+            self._sink.end()
             return
         reply = rewrite_reply(
             held,
@@ -367,8 +369,7 @@ class Exchange:
             sent_at=self._sent_at,
             now=self._loop.time(),
         )
-        self._head(status, headers, len(reply))
-        self._sink.data(reply)
+        self._sink.reply(status, headers, reply)
 
     def reply_lost(self, error: LlmRouterError) -> None:
         self._call = None
@@ -392,8 +393,8 @@ class Exchange:
             self._sink.data(self._failed(error.message, error.code))
         else:
             status, headers, payload = self._services.render(error)
-            self._head(status, headers, len(payload))
-            self._sink.data(payload)
+            self._sink.reply(status, headers, payload)
+            return
         self._sink.end()
 
     def _give_up(self, error: LlmRouterError, *, lost: bool) -> None:

@@ -52,7 +52,14 @@ class ProtocolSink:
         self.message_event = _NOBODY
         self.exchange: Exchange
 
+    def reply(self, status: int, headers: Headers, body: bytes) -> None:
+        self._write(self._head(status, headers, len(body)) + body)  # one write is one system call
+        self.end()
+
     def head(self, status: int, headers: Headers, length: int | None) -> None:
+        self._write(self._head(status, headers, length))
+
+    def _head(self, status: int, headers: Headers, length: int | None) -> bytes:
         parts = [STATUS_LINE[status]]
         for name, value in headers:
             parts += (name, b": ", value, b"\r\n")
@@ -62,7 +69,7 @@ class ProtocolSink:
             self._chunked = True
             parts.append(b"transfer-encoding: chunked\r\n")
         parts.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
-        self._write(b"".join(parts))
+        return b"".join(parts)
 
     def data(self, data: bytes) -> None:
         if not data:

@@ -11,6 +11,9 @@ from llm_router.relay.client import Headers
 class Sink(Protocol):
     """Where a reply goes. In turn it calls `Exchange.client_gone`, `.pause` and `.resume`."""
 
+    def reply(self, status: int, headers: Headers, body: bytes) -> None:
+        """A whole reply at once, instead of all that follows."""
+
     def head(self, status: int, headers: Headers, length: int | None) -> None:
         """`length`: the body's, in bytes; None: not known, so the sink frames it. Once, before anything else."""
 
