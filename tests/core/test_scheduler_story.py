@@ -276,6 +276,51 @@ class TestTurns:
         story.close(other)
         assert story.is_granted(late) and story.state_of("a") == "ready"
 
+    def test_a_drain_goes_on_for_who_asked_later_and_grants_nothing_meanwhile(self) -> None:
+        story = Story(model("a"), model("b"), policy=POLICY)
+        resident(story, "a")
+        story.ask("a")
+        first = story.ask("b")
+        story.run_for(POLICY.patience_s - 1)
+        story.ask("b")
+        story.run_for(1)
+        late = story.ask("a")
+        story.close(first)
+        assert story.state_of("a") == "draining" and story.is_waiting(late)
+
+    def test_a_turn_is_as_long_as_the_oldest_who_needs_the_room_has_patience(self) -> None:
+        story = Story(model("a"), model("b"), model("c", priority=1), policy=POLICY)
+        resident(story, "a")
+        story.ask("a")
+        story.ask("b")
+        story.run_for(POLICY.patience_s - 1)
+        story.ask("c")
+        story.run_for(1)
+        assert story.state_of("a") == "draining"
+
+    def test_who_becomes_idle_leaves_instead_of_who_was_told_to(self) -> None:
+        story = Story(model("a", 10), model("b", 10), model("c", 10), policy=PolicySpec(budget_mib=20, patience_s=5))
+        resident(story, "a", "b")
+        story.ask("a")
+        story.run_for(1)
+        running = story.ask("b")
+        story.ask("c")
+        story.run_for(5)
+        assert story.state_of("a") == "draining"
+        story.close(running)
+        assert story.stopped == ["b"] and story.state_of("a") == "ready"
+
+    def test_nobody_leaves_for_a_model_that_could_not_start_yet(self) -> None:
+        specs = (model("a", 10), model("b", 10), model("c", 10))
+        story = Story(*specs, policy=PolicySpec(budget_mib=20, patience_s=5))
+        resident(story, "a")
+        story.ask("b")
+        story.ask("c")
+        story.run_for(LOAD_S - 1)
+        assert story.stopped == [] and story.is_granted(story.ask("a", takes=0.5))
+        story.run_for(1)
+        assert story.stopped == ["a"]
+
     def test_what_left_for_another_model_comes_back_only_after_it_even_with_a_higher_priority(self) -> None:
         story = Story(model("a", priority=5), model("b"), policy=POLICY)
         resident(story, "a")
@@ -525,6 +570,16 @@ class TestAdoption:
         assert story.stopped == [name]
         story.run()
         assert story.state_of("a") == "ready"
+
+    def test_no_new_one_is_started_while_a_second_one_is_still_being_stopped(self) -> None:
+        story = Story(model("a", 0))
+        story.adopt(1, "a", ready_after_s=60)
+        story.adopt(2, "a")
+        story.crash("a")
+        request = story.ask("a")
+        assert story.started == [] and story.wait_of(request).phase is WaitPhase.STOPPING
+        story.run()
+        assert story.is_granted(request)
 
 
 class TestShutdown:
