@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -51,10 +50,9 @@ class Ledger:
         path = self._path(entry)
         scratch = path.with_suffix(".tmp")
         text = json.dumps({"format": _FORMAT, **asdict(entry)})
-        with scratch.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        # Not synced to the disk, which would hold up every stream for milliseconds: a rename is whole for whoever comes
+        # after our death, and after the machine's own there is no process left to adopt.
+        scratch.write_text(text)
         scratch.replace(path)
 
     def remove(self, entry: Entry) -> None:

@@ -46,7 +46,7 @@ def parse_stat(line: str) -> Stat:
 def read_stat(pid: int) -> Stat | None:
     """None: no such process any more."""
     try:
-        return parse_stat((PROC / str(pid) / "stat").read_text(errors="replace"))
+        return parse_stat(_read(f"/proc/{pid}/stat").decode(errors="replace"))
     except (OSError, ValueError, IndexError):
         return None
 
@@ -59,15 +59,25 @@ def boot_id() -> str:
         return ""
 
 
+def _read(path: str) -> bytes:
+    """Without pathlib: a look at all processes happens on the event loop and should be over in a few milliseconds."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return b"".join(iter(lambda: os.read(fd, 65536), b""))
+    finally:
+        os.close(fd)
+
+
 def pids() -> Iterator[int]:
-    return (int(entry.name) for entry in PROC.iterdir() if entry.name.isdigit())
+    with os.scandir(PROC) as entries:
+        yield from (int(entry.name) for entry in entries if entry.name.isdigit())
 
 
 def environment_value(pid: int, name: str) -> str | None:
     """`name` in the environment the process was started with; None: not set, or not ours to read."""
     wanted = name.encode() + b"="
     try:
-        entries = (PROC / str(pid) / "environ").read_bytes().split(b"\0")
+        entries = _read(f"/proc/{pid}/environ").split(b"\0")
     except OSError:
         return None
     found = next((entry for entry in entries if entry.startswith(wanted)), None)
@@ -78,15 +88,17 @@ def members(group: int, leader_started: int, variable: str, token: str) -> list[
     """Living processes of a process group or session, and those that carry `variable=token` wherever they moved.
 
     Both are needed: a child that left the session keeps the token, one that renamed itself (setproctitle writes over
-    its environment) keeps the group. Where the leader's number belongs to a later process, the group is another one.
+    its environment) keeps the group. What started before the leader can be neither. Where the leader's number belongs
+    to a later process, the group is another one.
     """
-    alive = [stat for pid in pids() if pid != os.getpid() and (stat := read_stat(pid)) is not None]
-    if any(stat.pid == group and stat.started != leader_started for stat in alive):
+    later = [stat for pid in pids() if (stat := read_stat(pid)) is not None and stat.started >= leader_started]
+    if any(stat.pid == group and stat.started != leader_started for stat in later):
         group = 0
     return [
         stat
-        for stat in alive
+        for stat in later
         if stat.is_alive
+        and stat.pid != os.getpid()
         and ((group and group in (stat.group, stat.session)) or environment_value(stat.pid, variable) == token)
     ]
 
