@@ -183,11 +183,13 @@ class _Connection(asyncio.Protocol):
         "_length",
         "_parser",
         "_paused",
+        "_pieces",
         "_pool",
         "_received",
         "_reused",
         "_status",
         "_transport",
+        "on_body",
         "upstream",
     )
 
@@ -195,6 +197,8 @@ class _Connection(asyncio.Protocol):
         self.upstream = upstream
         self._pool = pool
         self._transport: asyncio.Transport | None = None
+        self._body: list[bytes] = []
+        self.on_body = self._body.append  # httptools calls it directly: no frame of ours for each piece
         self._parser = httptools.HttpResponseParser(self)
         self._call: Call | None = None
         self._reused = False
@@ -204,11 +208,11 @@ class _Connection(asyncio.Protocol):
 
     def _reset(self) -> None:
         self._headers: Headers = []
-        self._body: list[bytes] = []
         self._status = 0
         self._length: int | None = None
         self._close_framed = False
         self._complete = False
+        self._pieces = 0
         self._extra = False
         self._keep_alive = False
         self._received = False
@@ -254,7 +258,7 @@ class _Connection(asyncio.Protocol):
     # -- asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but its ancestors
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but its ancestors
         self._pool.opened(self)
         self._last = self._pool.now
 
@@ -272,9 +276,12 @@ class _Connection(asyncio.Protocol):
                 self._fail(UpstreamGarbage(f"cannot read the reply of {self.upstream.model}: {error}"))
                 return
             self._extra = True
-        if self._body:
-            body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-            self._body.clear()
+        pieces = self._body
+        if self._complete:
+            del pieces[self._pieces :]
+        if pieces:
+            body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            pieces.clear()
             if call.reply is not None:
                 call.reply.reply_data(body)
         if self._complete:
@@ -335,10 +342,6 @@ class _Connection(asyncio.Protocol):
                 self._complete = True
                 self._extra = True  # llhttp would go on waiting for a body that doesn't come
 
-    def on_body(self, body: bytes) -> None:
-        if not self._complete:
-            self._body.append(body)
-
     def on_message_complete(self) -> None:
         if self._complete:
             return
@@ -346,6 +349,7 @@ class _Connection(asyncio.Protocol):
             self._headers = []
             return
         self._complete = True
+        self._pieces = len(self._body)  # what is appended from now on isn't part of the reply
         self._keep_alive = self._parser.should_keep_alive()  # right only here: the flags are gone afterwards
 
     # -- endings

@@ -24,8 +24,9 @@ from llm_router.relay import headers as header_rules
 from llm_router.relay import status_text
 from llm_router.relay.client import Call, Headers, Pool
 from llm_router.relay.lease import Dispatcher, Upstream
+from llm_router.relay.reply import rewrite_reply
 from llm_router.relay.sink import Sink
-from llm_router.relay.sse import StreamRewriter, error_events, rewrite_reply
+from llm_router.relay.sse import StreamRewriter, error_events
 from llm_router.relay.status_text import Mode, StatusStream
 
 _SSE_HEADERS: Headers = [

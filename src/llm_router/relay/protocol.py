@@ -72,12 +72,10 @@ class ProtocolSink:
         return b"".join(parts)
 
     def data(self, data: bytes) -> None:
-        if not data:
-            return
         if self._chunked:
-            self._write(b"%x\r\n%b\r\n" % (len(data), data))
-        else:
-            self._write(data)
+            data = b"%x\r\n%b\r\n" % (len(data), data) if data else b""  # an empty chunk would be the end
+        if not self.disconnected:
+            self._protocol.transport.write(data)
 
     def end(self) -> None:
         if self._chunked:

@@ -1,7 +1,7 @@
-"""The way back: what is changed in a reply on its way from the inference server to the client.
+"""The way back: what is changed in a streamed reply on its way from the inference server to the client.
 
-Counterpart: `body`, for the way there. Works on bytes and times that it is given. An event that needs no change leaves
-as the very bytes it came in.
+Counterparts: `body`, for the way there; `reply`, for replies in one piece. Works on bytes and times that it is given.
+An event that needs no change leaves as the very bytes it came in.
 
 The end of a streamed reply is put in order: usage and timings leave in exactly one chunk, because front ends add them
 up over all chunks that have them. So the chunk with the `finish_reason` waits until the figures are here.
@@ -13,7 +13,7 @@ import msgspec
 
 from llm_router.relay import usage as tokens
 from llm_router.relay.body import error_message
-from llm_router.relay.chunk import Chunk, Raws, decode_object, decoded, encode, is_said, opened, raw, read_chunk
+from llm_router.relay.chunk import Chunk, Raws, decode_object, decoded, encode, is_said, raw, read_chunk
 from llm_router.relay.events import Cutter, as_event, lines_of
 from llm_router.relay.status_text import marked
 from llm_router.relay.template import Template, learn
@@ -271,52 +271,6 @@ class StreamRewriter:
 def error_events(message: str, code: str | int, kind: str = "server_error") -> bytes:
     """The end of a stream that failed. Without `choices`: with them Open-WebUI would lose the text that it has."""
     return as_event(encode({"error": {"message": message, "type": kind, "code": code}})) + _DONE
-
-
-def rewrite_reply(body: bytes, *, chat: bool, performance: bool, sent_at: float, now: float) -> bytes:
-    """A reply in one piece, with usage and timings, and the performance line at the end of its first message.
-
-    The same object where nothing is to change, or where it is no completion: an error, or not JSON at all. Seconds.
-    A server that counts nothing gets an estimate of four characters a token.
-    """
-    try:
-        top = decode_object(body)
-    except RecursionError:
-        return body
-    if top is None or not is_said(top, "choices"):
-        return body
-    chunk = read_chunk(top, reasoning="message")
-    if chunk.choices is None:
-        return body
-    if tokens.normalise(chunk.usage) and chunk.timings and not chunk.changed and not performance:
-        return body
-    text = _text_of(chunk)
-    figures = tokens.figures(
-        chunk.usage,
-        chunk.timings,
-        counted=-(-len(text) // 4),
-        measured_prompt_ms=0.0,
-        measured_predicted_ms=(now - sent_at) * 1000,
-    )
-    if chat and performance and figures.predicted_n:
-        _append(chunk.choices[0], marked("\n\n" + figures.line()))
-    return chunk.encoded(usage=figures.usage, timings=figures.timings)
-
-
-def _text_of(chunk: Chunk) -> str:
-    """All that the model wrote, as far as it is text."""
-    texts = []
-    for choice in chunk.choices or ():
-        where = opened(choice.get("message")) or choice
-        texts += [decoded(where[key]) for key in ("reasoning_content", "content", "text") if key in where]
-    return "".join(text for text in texts if isinstance(text, str))
-
-
-def _append(choice: Raws, text: str) -> None:
-    message = opened(choice.get("message"))
-    content = decoded(message["content"]) if message is not None and "content" in message else None
-    if message is not None and isinstance(content, str):
-        choice["message"] = raw(message | {"content": raw(content + text)})
 
 
 def _is_whole(event: bytes) -> bool:

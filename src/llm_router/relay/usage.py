@@ -41,12 +41,13 @@ def performance_line(predicted_n: int, predicted_ms: float, *, estimated: bool) 
 
 
 def figures(
-    usage: object, timings: object, *, counted: int, measured_prompt_ms: float, measured_predicted_ms: float
+    usage: object, timings: object, *, counted: int, measured_prompt_ms: float | None, measured_predicted_ms: float
 ) -> Figures:
     """The best that can be said, never with a null in it.
 
     `usage`, `timings`: as the server sent them, decoded; anything but an object counts as absent. `counted`: tokens as
     the router counted or guessed them, used only where the server gave no count at all.
+    `measured_prompt_ms`: None where nothing says when the prompt was done; then nothing is said of its speed either.
     1. Counts: the server's `usage`, else its `timings`, else `counted`.
     2. Times: the server's `timings`, else TabbyAPI's seconds in `usage`, else the measured ones.
     """
@@ -79,7 +80,7 @@ def _totals(prompt: int, completion: int) -> dict[str, Any]:
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
-def _seconds(usage: object, prompt_ms: float, predicted_ms: float) -> tuple[float, float]:
+def _seconds(usage: object, prompt_ms: float | None, predicted_ms: float) -> tuple[float | None, float]:
     """TabbyAPI's own times, in milliseconds, else the measured ones."""
     if isinstance(usage, dict):
         prompt, completion = usage.get("prompt_time"), usage.get("completion_time")
@@ -88,22 +89,27 @@ def _seconds(usage: object, prompt_ms: float, predicted_ms: float) -> tuple[floa
     return prompt_ms, predicted_ms
 
 
-def _from_counts(usage: Mapping[str, Any], prompt_ms: float, predicted_ms: float) -> dict[str, float]:
+def _from_counts(usage: Mapping[str, Any], prompt_ms: float | None, predicted_ms: float) -> dict[str, float]:
     details = usage.get("prompt_tokens_details")
     cache_n = (_count(details, "cached_tokens") if isinstance(details, dict) else None) or 0
-    prompt_n = max(0, usage["prompt_tokens"] - cache_n)
-    predicted_n = usage["completion_tokens"]
-    return {
-        "cache_n": cache_n,
-        "prompt_n": prompt_n,
-        "prompt_ms": round(prompt_ms, 3),
-        "prompt_per_token_ms": round(prompt_ms / prompt_n, 3) if prompt_n else 0.0,
-        "prompt_per_second": round(_per_second(prompt_n, prompt_ms), 3),
-        "predicted_n": predicted_n,
-        "predicted_ms": round(predicted_ms, 3),
-        "predicted_per_token_ms": round(predicted_ms / predicted_n, 3) if predicted_n else 0.0,
-        "predicted_per_second": round(_per_second(predicted_n, predicted_ms), 3),
-    }
+    return timings_of(usage["prompt_tokens"], cache_n, usage["completion_tokens"], prompt_ms, predicted_ms)
+
+
+def timings_of(
+    prompt_tokens: int, cache_n: int, predicted_n: int, prompt_ms: float | None, predicted_ms: float
+) -> dict[str, float]:
+    """llama.cpp's `timings` from counts and measured milliseconds. `prompt_ms` None: not known, so left out."""
+    prompt_n = max(0, prompt_tokens - cache_n)
+    timings: dict[str, float] = {"cache_n": cache_n, "prompt_n": prompt_n}
+    if prompt_ms is not None:
+        timings["prompt_ms"] = round(prompt_ms, 3)
+        timings["prompt_per_token_ms"] = round(prompt_ms / prompt_n, 3) if prompt_n else 0.0
+        timings["prompt_per_second"] = round(_per_second(prompt_n, prompt_ms), 3)
+    timings["predicted_n"] = predicted_n
+    timings["predicted_ms"] = round(predicted_ms, 3)
+    timings["predicted_per_token_ms"] = round(predicted_ms / predicted_n, 3) if predicted_n else 0.0
+    timings["predicted_per_second"] = round(_per_second(predicted_n, predicted_ms), 3)
+    return timings
 
 
 def _per_second(count: int, ms: float) -> float:

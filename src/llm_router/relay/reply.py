@@ -1,0 +1,120 @@
+"""A reply in one piece, on its way from the inference server to the client: it gets exact figures.
+
+Counterpart: `sse`, for streamed replies. Nearly every reply is of one of two kinds, which cost a partial decode and at
+most a splice: complete as it came, or with `usage` and no `timings`. The rest is taken apart as a stream's chunk is.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from llm_router.relay import usage as tokens
+from llm_router.relay.chunk import Chunk, Raws, decode_object, decoded, encode, is_said, opened, raw, read_chunk
+from llm_router.relay.status_text import marked
+
+_CHARACTERS_A_TOKEN = 4  # the estimate for a server that counts nothing
+
+
+class _Details(msgspec.Struct, gc=False):
+    cached_tokens: int | None = None
+
+
+class _Usage(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: _Details | None = None
+    completion_tokens_details: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+class _Timings(msgspec.Struct, gc=False):
+    predicted_n: int
+    predicted_ms: float
+
+
+class _Plain(msgspec.Struct, gc=False):
+    """What a usual reply says of its figures, and the keys that make it an unusual one."""
+
+    choices: list[msgspec.Raw]
+    usage: _Usage
+    timings: _Timings | msgspec.UnsetType = msgspec.UNSET
+    event: msgspec.UnsetType = msgspec.UNSET
+    selected_model_id: msgspec.UnsetType = msgspec.UNSET
+    sources: msgspec.UnsetType = msgspec.UNSET
+    done: msgspec.UnsetType = msgspec.UNSET
+    output: msgspec.UnsetType = msgspec.UNSET
+    content: msgspec.UnsetType = msgspec.UNSET
+    type: msgspec.UnsetType = msgspec.UNSET
+    error: msgspec.UnsetType = msgspec.UNSET
+
+
+_decode_plain = msgspec.json.Decoder(_Plain).decode
+
+
+def rewrite_reply(body: bytes, *, chat: bool, performance: bool, sent_at: float, now: float) -> bytes:
+    """The reply with usage and timings, and the performance line at the end of its first message.
+
+    The same object where nothing is to change, or where it is no completion: an error, or not JSON at all. Seconds.
+    Nothing says when the prompt was done, so `timings` made here count the whole time and leave the prompt's out.
+    A server that counts nothing gets an estimate of four characters a token.
+    """
+    predicted_ms = (now - sent_at) * 1000
+    if not performance:
+        quick = _quickly(body, predicted_ms)
+        if quick is not None:
+            return quick
+    try:
+        top = decode_object(body)
+    except RecursionError:
+        return body
+    if top is None or not is_said(top, "choices"):
+        return body
+    chunk = read_chunk(top, reasoning="message")
+    if chunk.choices is None:
+        return body
+    if tokens.normalise(chunk.usage) and chunk.timings and not chunk.changed and not performance:
+        return body
+    figures = tokens.figures(
+        chunk.usage,
+        chunk.timings,
+        counted=-(-len(_text_of(chunk)) // _CHARACTERS_A_TOKEN),
+        measured_prompt_ms=None,
+        measured_predicted_ms=predicted_ms,
+    )
+    if chat and performance and figures.predicted_n:
+        _append(chunk.choices[0], marked("\n\n" + figures.line()))
+    return chunk.encoded(usage=figures.usage, timings=figures.timings)
+
+
+def _quickly(body: bytes, predicted_ms: float) -> bytes | None:
+    """A usual reply with its figures; None if it isn't one."""
+    try:
+        plain = _decode_plain(body)
+    except (ValueError, RecursionError):
+        return None
+    if not plain.choices or b'"reasoning"' in body or b"\\u00" in body or not body.endswith(b"}"):
+        return None
+    usage, details = plain.usage, plain.usage.prompt_tokens_details
+    if plain.timings is not msgspec.UNSET:
+        return body
+    if min(usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) < 0:
+        return None
+    cached = (details.cached_tokens or 0) if details is not None else 0
+    timings = tokens.timings_of(usage.prompt_tokens, cached, usage.completion_tokens, None, predicted_ms)
+    return b"".join((body[:-1], b',"timings":', encode(timings), b"}"))
+
+
+def _text_of(chunk: Chunk) -> str:
+    """All that the model wrote, as far as it is text."""
+    texts = []
+    for choice in chunk.choices or ():
+        where = opened(choice.get("message")) or choice
+        texts += [decoded(where[key]) for key in ("reasoning_content", "content", "text") if key in where]
+    return "".join(text for text in texts if isinstance(text, str))
+
+
+def _append(choice: Raws, text: str) -> None:
+    message = opened(choice.get("message"))
+    content = decoded(message["content"]) if message is not None and "content" in message else None
+    if message is not None and isinstance(content, str):
+        choice["message"] = raw(message | {"content": raw(content + text)})
