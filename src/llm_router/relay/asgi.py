@@ -37,6 +37,8 @@ class AsgiSink:
         self._put({"type": "http.response.start", "status": status, "headers": fields})
 
     def data(self, data: bytes) -> None:
+        if not data:
+            return
         self._bytes += len(data)
         if self._bytes > _HIGH_WATER and not self._paused:
             self._paused = True

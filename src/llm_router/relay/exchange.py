@@ -18,6 +18,7 @@ from llm_router.errors import (
     ModelNotFound,
     UnsupportedMediaType,
     UpstreamError,
+    UpstreamLost,
 )
 from llm_router.relay import body as bodies
 from llm_router.relay import headers as header_rules
@@ -343,14 +344,19 @@ class Exchange:
 
     def reply_end(self) -> None:
         self._call = None
-        if self._rewriter is not None:
-            rest = self._rewriter.finish(self._loop.time())
-            if rest:
-                self._sink.data(rest)
+        rewriter = self._rewriter
+        if rewriter is not None and not (rewriter.finished or rewriter.done):
+            # An engine that is being stopped may end its body neatly in the middle of the answer.
+            self._give_up(UpstreamLost("cannot finish the answer: its server ended it half-way"), lost=False)
         elif self._held is not None:
             self._end_held(bytes(self._held))
-            return
-        self._close(lost=False)
+        else:
+            self._finish(lost=False)
+
+    def _finish(self, *, lost: bool) -> None:
+        self._close(lost=lost)
+        if self._rewriter is not None:
+            self._sink.data(self._rewriter.finish(self._loop.time()))
         self._sink.end()
 
     def _end_held(self, held: bytes) -> None:
@@ -374,7 +380,7 @@ class Exchange:
 
     def reply_lost(self, error: LlmRouterError) -> None:
         self._call = None
-        if self._attempt == 1 and not self._relayed:
+        if self._attempt == 1 and not self._relayed and isinstance(error, UpstreamLost):
             # Nothing of the answer has reached the client, so it need not know: the request is sent once more.
             self._attempt = 2
             self._rewriter = self._held = self._held_head = None
@@ -382,8 +388,10 @@ class Exchange:
             assert request is not None
             self._services.dispatcher.close(request, lost=True)
             self._ask()
-            return
-        self._give_up(error, lost=True)
+        elif self._rewriter is not None and self._rewriter.finished:
+            self._finish(lost=True)  # the answer is whole; only its end mark is missing
+        else:
+            self._give_up(error, lost=True)
 
     # -- endings
 
