@@ -90,11 +90,10 @@ class FakeBackend:
         self.is_ready = False
         self.requests = self.aborted = self.running = self.connections = self.terms = 0
         self.last: dict[str, Any] | None = None
-        self.ended = asyncio.Event()
 
     # -- life ----------------------------------------------------------------------------------------------------
 
-    async def run(self) -> int:
+    async def run(self) -> None:
         options = self.options
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self.on_term)
@@ -108,8 +107,7 @@ class FakeBackend:
             await self.load()
         if options.crash_after_s is not None:
             loop.call_later(options.crash_after_s, die)
-        await self.ended.wait()
-        return 0
+        await asyncio.Event().wait()
 
     async def listen(self) -> None:
         server = await asyncio.start_server(self.on_connection, "127.0.0.1", self.options.port)
@@ -135,7 +133,8 @@ class FakeBackend:
         if self.options.second_term and self.terms > 1:
             os._exit(1)
         if not self.options.ignore_term and not self.options.second_term:
-            self.ended.set()
+            # At once, loading or not. Open streams aren't waited for: they are cut, as most engines cut theirs.
+            os._exit(0)
 
     def on_stdin(self) -> None:
         data = os.read(0, 4096)
@@ -499,11 +498,8 @@ def main() -> int:
         return options.exit_at_start
     if options.flood_stderr:
         flood(options.flood_stderr)
-    with asyncio.Runner() as runner:
-        code = runner.run(FakeBackend(options).run())
-        # Open streams aren't waited for: they are cut, as most engines cut theirs.
-        sys.stdout.flush()
-        os._exit(code)
+    asyncio.run(FakeBackend(options).run())
+    return 0
 
 
 if __name__ == "__main__":
