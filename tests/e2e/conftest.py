@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from routing import RouterProcess, leftovers
+from routing import RouterProcess, Start, leftovers
 
 from llm_router.models import tiny
-
-Start = Callable[..., Awaitable[RouterProcess]]
 
 
 @pytest.fixture
@@ -31,9 +28,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
     for router in routers:
         assert await router.stop() == 0
         assert "Traceback" not in router.log.read_text(), router.log.read_text()
-        async with asyncio.timeout(5):
-            while leftovers(router):
-                await asyncio.sleep(0.01)
+        assert leftovers(router) == []
 
 
 @pytest.fixture(scope="session")

@@ -7,19 +7,23 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
+from nursery import PROGRAMS, Child
 
-PROGRAM = Path(sys.executable).with_name("llm-router")
-FAKE = Path(__file__).parent.parent / "programs" / "fake_backend.py"
+FAKE = PROGRAMS / "fake_backend.py"
+
+# The fixture `start`: starts a router for these models, with these settings.
+Start = Callable[..., Awaitable["RouterProcess"]]
 
 
 def fake(*options: str, **more: Any) -> dict[str, Any]:
     """A model served by the fake backend, with these options."""
-    command = [sys.executable, str(FAKE), "--port", "${PORT}", "--name", "${MODEL}", "--count", "30", *options]
+    command = [sys.executable, "-IS", str(FAKE), "--port", "${PORT}", "--name", "${MODEL}", "--count", "30", *options]
     return {"backend": "openai", "command": command, **more}
 
 
@@ -58,7 +62,7 @@ class Events:
 
 
 class RouterProcess:
-    """`llm-router serve` as a user starts it, with its own state folder."""
+    """`llm-router serve` with its own state folder, as a process of its own."""
 
     def __init__(self, folder: Path, models: dict[str, Any], **settings: Any) -> None:
         self.folder = folder
@@ -66,46 +70,43 @@ class RouterProcess:
         settings.setdefault("router_port", 0)
         settings.setdefault("state_dir", str(folder / "state"))
         self.config.write_text(json.dumps({**settings, "models": models}))
-        self.process: asyncio.subprocess.Process | None = None
+        self.process: Child | None = None
         self.url = ""
         self.log = folder / "router.log"
 
     async def start(self) -> None:
-        with self.log.open("ab") as log:
-            self.process = await asyncio.create_subprocess_exec(
-                PROGRAM, "serve", "--config", str(self.config),
-                stdout=asyncio.subprocess.PIPE, stderr=log, env={**os.environ, "NO_COLOR": "1", "COLUMNS": "200"},
-            )  # fmt: skip
-        assert self.process.stdout is not None
+        self.process = Child(["serve", "--config", str(self.config)], self.log)
         async with asyncio.timeout(30):
-            async for line in self.process.stdout:
-                words = line.decode().split()
-                url = next((word for word in words if word.startswith("http://127.0.0.1:")), None)
-                if url is not None:
-                    self.url = url.rstrip(".,/").removesuffix("/v1")
-                    return
-        raise AssertionError(f"the router did not start: {self.log.read_text()}")
+            words = (await self.process.first_line()).split()
+        url = next((word for word in words if word.startswith("http://127.0.0.1:")), None)
+        assert url is not None, f"the router did not start: {self.log.read_text()}"
+        self.url = url.removesuffix("/v1")
 
     @property
     def pid(self) -> int:
         assert self.process is not None
         return self.process.pid
 
+    def signal(self, number: signal.Signals) -> None:
+        os.kill(self.pid, number)
+
     async def kill(self) -> None:
         """As `kill -9` does."""
         assert self.process is not None
-        self.process.kill()
+        self.signal(signal.SIGKILL)
         await self.process.wait()
 
     async def stop(self) -> int:
         assert self.process is not None
         if self.process.returncode is None:
-            self.process.send_signal(signal.SIGTERM)
+            self.signal(signal.SIGTERM)
         async with asyncio.timeout(20):
             return await self.process.wait()
 
     def client(self) -> httpx.AsyncClient:
-        return httpx.AsyncClient(base_url=self.url, timeout=30, limits=httpx.Limits(max_connections=None))
+        # Without `verify=False` each one reads the machine's certificates, which takes 30 ms.
+        limits = httpx.Limits(max_connections=None)
+        return httpx.AsyncClient(base_url=self.url, timeout=30, limits=limits, verify=False)
 
     async def chat(self, model: str, *, headers: dict[str, str] | None = None, **more: Any) -> Events:
         """One streamed chat, from begin to end."""
@@ -135,14 +136,27 @@ class RouterProcess:
             answer = (await client.get("/admin/status")).json()
         return {model["id"]: model for model in answer["models"]}
 
-    async def until(self, model: str, state: str, timeout_s: float = 15) -> dict[str, Any]:
-        """Wait until the model is in this state; returns its status."""
-        async with asyncio.timeout(timeout_s):
-            while True:
-                status = (await self.status())[model]
-                if status["state"] == state:
-                    return status
-                await asyncio.sleep(0.01)
+    async def when(self, model: str, holds: Callable[[dict[str, Any]], bool], timeout_s: float = 15) -> dict[str, Any]:
+        """Wait until this holds of the model's status; returns that."""
+        status: dict[str, Any] = {}
+
+        async def has_come() -> bool:
+            status.update((await self.status())[model])
+            return holds(status)
+
+        await until(has_come, timeout_s)
+        return status
+
+    async def until(self, model: str, state: str) -> dict[str, Any]:
+        return await self.when(model, lambda status: status["state"] == state)
+
+    async def until_running(self, model: str, count: int) -> None:
+        """Wait until the model's fake backend is busy with so many requests."""
+
+        async def has_come() -> bool:
+            return bool((await self.stats(model))["running"] == count)
+
+        await until(has_come)
 
     async def stats(self, model: str) -> dict[str, Any]:
         """What the model's fake backend counted."""
@@ -155,6 +169,13 @@ class RouterProcess:
         return [line.split()[-1] for line in self.log.read_text().splitlines() if " loading " in line]
 
 
+async def until(is_true: Callable[[], Awaitable[bool]], timeout_s: float = 10) -> None:
+    """Ask again and again, where there is no event to wait for."""
+    async with asyncio.timeout(timeout_s):
+        while not await is_true():  # noqa: ASYNC110 - the router has no event for everything
+            await asyncio.sleep(0.01)
+
+
 def is_alive(pid: int) -> bool:
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
@@ -164,17 +185,15 @@ def is_alive(pid: int) -> bool:
 
 
 def leftovers(router: RouterProcess) -> list[int]:
-    """Every process that carries the token of this router's state folder: engines it started and theirs."""
-    marker = router.folder / "state"
-    id_file = marker / "id"
-    if not id_file.exists():
-        return []
-    token = f"LLM_ROUTER_INSTANCE={id_file.read_text().strip()}:".encode()
+    """Every process that carries a token of this router's state folder: engines it started and theirs."""
+    folders = (router.folder / "state").glob("**/id")
+    tokens = [f"LLM_ROUTER_INSTANCE={file.read_text().strip()}:".encode() for file in folders]
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                if token in (entry / "environ").read_bytes() and is_alive(int(entry.name)):
+                environment = (entry / "environ").read_bytes()
+                if any(token in environment for token in tokens) and is_alive(int(entry.name)):
                     found.append(int(entry.name))
             except OSError:
                 continue

@@ -10,8 +10,7 @@ import signal
 
 import httpx
 import pytest
-from conftest import Start
-from routing import Events, RouterProcess, fake, leftovers, numbers
+from routing import Events, RouterProcess, Start, fake, leftovers, numbers
 
 COUNT = 30
 ROUNDS = int(os.environ.get("LLM_ROUTER_KILLS", "200"))

@@ -9,8 +9,7 @@ from typing import Any
 
 import openai
 import pytest
-from conftest import Start
-from routing import RouterProcess, numbers
+from routing import RouterProcess, Start, numbers
 
 from llm_router.relay.usage import performance_line
 
@@ -50,9 +49,7 @@ async def test_an_engine_killed_in_a_stream_is_replaced(router: RouterProcess) -
     await router.chat("tiny-a")
     pid = (await router.status())["tiny-a"]["pid"]
     streams = asyncio.gather(*(router.chat("tiny-a", ignore_eos=True, max_tokens=900) for _ in range(4)))
-    async with asyncio.timeout(10):
-        while (await router.status())["tiny-a"]["leases"] < 4:
-            await asyncio.sleep(0.005)
+    await router.when("tiny-a", lambda status: status["leases"] == 4)
     os.kill(pid, signal.SIGKILL)
     for events in await streams:
         assert events.done

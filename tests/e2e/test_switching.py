@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 
-from conftest import Start
-from routing import RouterProcess, fake, numbers
+from routing import RouterProcess, Start, fake, numbers
 
 
 async def test_the_first_request_loads_the_model_and_says_so(start: Start) -> None:
@@ -141,7 +140,8 @@ async def test_what_the_router_wrote_doesnt_come_back_to_the_model(start: Start)
 
 
 async def test_usage_and_timings_are_in_one_chunk_only(start: Start) -> None:
-    router = await start({"a": fake(), "b": fake("--style", "openai"), "c": fake("--style", "openai", "--always-usage")})
+    openai = ("--style", "openai")
+    router = await start({"a": fake(), "b": fake(*openai), "c": fake(*openai, "--always-usage")})
     for name in "abc":
         events = await router.chat(name)
         carrying = [chunk for chunk in events.chunks if chunk.get("usage") or chunk.get("timings")]

@@ -44,7 +44,7 @@ class RunningProcess(Protocol):
     """One running instance.
 
     `exited` is done as soon as the process is gone, with its exit status (negative: the signal; None: unknown, not our
-    child).
+    child). It is shared: wait for it by `asyncio.wait`, since cancelling a bare `await` would cancel it for everybody.
     """
 
     @property
@@ -64,10 +64,15 @@ class RunningProcess(Protocol):
 
 class Launcher(Protocol):
     async def start(self, spec: LaunchSpec, identity: Identity) -> RunningProcess:
-        """Start it; returns as soon as the process exists, long before it is ready. Raises: LaunchError."""
+        """Start it; returns as soon as the process exists, long before it is ready. Cancelling leaves no process
+        behind. Raises: LaunchError."""
         ...
 
     async def survivors(self) -> Sequence[RunningProcess]:
         """Processes an earlier router left behind, still running. What carries our token but has no entry is ended
         here."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what still runs, without stopping it. Idempotent."""
         ...

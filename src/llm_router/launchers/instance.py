@@ -25,7 +25,8 @@ class Process:
     """Implements `launchers.base.RunningProcess`. `pid` leads its own session and group.
 
     `is_child`: ours to reap. It stays a zombie until all its group is gone: so long its number can't be given to a
-    stranger whom we would then signal. `on_gone` is called once, when nothing of it is left.
+    stranger whom we would then signal. `on_told` is called once, before it is told to end; `on_gone` once, when nothing
+    of it is left.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Process:
         token: str,
         output: LogFile,
         is_child: bool,
+        on_told: Callable[[Process], None],
         on_gone: Callable[[Process], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
@@ -47,6 +49,7 @@ class Process:
         self._started = started
         self._token = token
         self._is_child = is_child
+        self._on_told = on_told
         self._on_gone = on_gone
         self._gone: asyncio.Future[None] = self._loop.create_future()
         self._is_told = False
@@ -61,6 +64,7 @@ class Process:
         if not self._gone.done():
             if not self._is_told:
                 self._is_told = True
+                self._on_told(self)
                 self._send(signal.SIGTERM)
             if plan.second_term:
                 self._timers.append(self._loop.call_later(plan.grace_s, self._send, signal.SIGTERM))

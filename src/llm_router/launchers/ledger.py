@@ -21,7 +21,10 @@ _FORMAT = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One started instance. `pid` 0: only the intent is known. `started`: clock ticks since boot `boot`."""
+    """One started instance. `pid` 0: only the intent is known. `started`: clock ticks since boot `boot`.
+
+    `leaving`: it was told to end; it may still answer, but nobody should count on it.
+    """
 
     identity: Identity
     token: str
@@ -29,6 +32,7 @@ class Entry:
     boot: str
     pid: int = 0
     started: int = 0
+    leaving: bool = False
 
     @property
     def key(self) -> str:
@@ -37,6 +41,9 @@ class Entry:
 
     def completed(self, pid: int, started: int) -> Entry:
         return replace(self, pid=pid, started=started)
+
+    def told_to_leave(self) -> Entry:
+        return replace(self, leaving=True)
 
 
 class Ledger:
@@ -92,5 +99,7 @@ def _parse(text: str) -> Entry:
     numbers = (identity.instance, identity.port, entry.pid, entry.started)
     texts = (identity.model, identity.launch_key, entry.token, entry.log, entry.boot)
     if not all(type(number) is int for number in numbers) or not all(type(text) is str for text in texts):
+        raise ValueError("a field has the wrong type")
+    if type(entry.leaving) is not bool:
         raise ValueError("a field has the wrong type")
     return entry

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import socket
+from collections.abc import Iterable
 from pathlib import Path
 
 from llm_router.errors import LaunchError
@@ -23,9 +24,13 @@ _ALL = range(1024, 65536)
 
 
 class Ports:
-    """Ports given out and not yet released are not given out again, even before their instance has bound them."""
+    """Ports given out and not yet released are not given out again, even before their instance has bound them.
 
-    def __init__(self) -> None:
+    `configured`: given out only to who claims them.
+    """
+
+    def __init__(self, configured: Iterable[int] = ()) -> None:
+        self._configured = frozenset(configured)
         self._held: set[int] = set()
 
     def take(self) -> int:
@@ -35,13 +40,21 @@ class Ports:
         usable = usable or [port for port in _ALL if port not in ephemeral] or list(_PREFERRED)
         start = secrets.randbelow(len(usable))  # two routers on one machine rarely try the same one
         for port in (*usable[start:], *usable[:start]):
-            if port not in self._held and _can_bind(port):
+            if port not in self._held and port not in self._configured and _can_bind(port):
                 self._held.add(port)
                 return port
         raise LaunchError(f"cannot find a free port from {usable[0]} to {usable[-1]}; end what occupies them")
 
+    def claim(self, port: int) -> int:
+        """A configured one, held until `release`. Raises: LaunchError while anyone has it."""
+        if port in self._held:
+            raise LaunchError(f"cannot use port {port}: another model is using it; configure a port for each of them")
+        ensure_free(port)
+        self._held.add(port)
+        return port
+
     def hold(self, port: int) -> None:
-        """An adopted or configured one."""
+        """An adopted instance's."""
         self._held.add(port)
 
     def release(self, port: int) -> None:

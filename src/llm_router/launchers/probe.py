@@ -14,17 +14,20 @@ import signal
 import ssl
 import subprocess
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from llm_router.backends.base import Address, LaunchSpec, Loading, Ready
+from llm_router.backends.base import Address, LaunchSpec, Loading, Ready, no_signal
 from llm_router.errors import LaunchError
 from llm_router.launchers import procfs
 from llm_router.launchers.base import RunningProcess
 from llm_router.launchers.excerpt import meaningful_tail
+from llm_router.launchers.instance import TOKEN_VARIABLE
 from llm_router.launchers.output import RING_LINES
 
 POLL_S = 0.025
+HEALTH_PATH = "/health"
 # SGLang's /health takes a second when it is well; longer than this and the answer isn't coming.
 ANSWER_S = 5.0
 HELP_S = 10.0
@@ -70,9 +73,23 @@ async def wait_ready(
         raise LaunchError(f"cannot use {process.identity.model}: {end} while loading{_last_words(process)}")
 
 
+async def wait_resumed(
+    process: RunningProcess, spec: LaunchSpec, *, deadline_s: float, on_loading: Callable[[Loading], None]
+) -> None:
+    """`wait_ready` for an adopted process, whose old lines prove nothing: it must answer, and be the one who does.
+
+    Raises: LaunchError.
+    """
+    silent = replace(spec.readiness, path=spec.readiness.path or HEALTH_PATH, read_line=no_signal)
+    await wait_ready(process, replace(spec, readiness=silent), deadline_s=deadline_s, on_loading=on_loading)
+    port = spec.address.port
+    if stranger := procfs.strangers_on(port, process.pid, TOKEN_VARIABLE):
+        raise LaunchError(f"cannot use {process.identity.model}: {stranger} has taken its port {port}")
+
+
 async def is_serving(spec: LaunchSpec, timeout_s: float) -> bool:
     """Whether its readiness path answers 200 within `timeout_s`: for adopted instances and remote endpoints."""
-    path = spec.readiness.path or "/health"
+    path = spec.readiness.path or HEALTH_PATH
     try:
         async with asyncio.timeout(timeout_s):
             return await get_status(spec.address, path, spec.readiness.headers) == 200

@@ -6,6 +6,7 @@ to run. What outlives the router lives in the state folder: the log files, the s
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import logging
 import os
@@ -14,6 +15,7 @@ import secrets
 import signal
 import subprocess
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from llm_router.backends.base import LaunchSpec
@@ -24,7 +26,7 @@ from llm_router.launchers.instance import TOKEN_VARIABLE, Process
 from llm_router.launchers.ledger import Entry, Ledger
 from llm_router.launchers.output import LogFile
 from llm_router.launchers.remains import Remains
-from llm_router.launchers.state import StateFolder
+from llm_router.launchers.state import StateFolder, abandoned, open_state
 
 log = logging.getLogger(__name__)
 
@@ -32,11 +34,11 @@ log = logging.getLogger(__name__)
 class ProcessLauncher:
     """Implements `launchers.base.Launcher` for local processes. Use it on one event loop; `close` it at the end.
 
-    A state folder that can't be written or that another router is using costs a warning and adoption, nothing else.
+    A state folder that can't be written or that another router is using costs a warning: another one takes its place.
     """
 
     def __init__(self, state_dir: Path) -> None:
-        self._state = StateFolder(state_dir)
+        self._state = open_state(state_dir)
         self._ledger = Ledger(self._state.instances)
         self.running: dict[Process, Entry] = {}
 
@@ -57,30 +59,36 @@ class ProcessLauncher:
                 output.detach()
                 raise
         except OSError as error:
-            self._forget(entry)
+            self._forget(self._state, entry)
             raise LaunchError(_why_not(spec.argv[0], error)) from error
 
     async def survivors(self) -> Sequence[Process]:
         """See `launchers.base`. Call it once, before the first start. Waits until what it ends is gone."""
-        carriers = self._carriers()
-        adopted, strays, forgotten = [], [], []
+        carriers = _carriers(self._state)
+        adopted, ending = [], []
         for entry in self._ledger.entries():
             carrying = carriers.pop(entry.token, [])
-            living = _identify(entry, carrying)
+            living = None if entry.leaving else _identify(entry, carrying)
             output = living and self._reopen(living)
             if living and output:
                 if living is not entry:
                     self._remember(living)
                 adopted.append(self._own(living, output, is_child=False))
             else:
-                strays.append(self._end(entry))
-                forgotten.append(entry)
-        strays += [self._end_token(token) for token in carriers]
-        for remains in strays:
-            await remains.gone
-        for entry in forgotten:
-            self._forget(entry)
+                ending.append(self._ended(self._state, entry))
+        ending += [_ended_token(token) for token in carriers]
+        ending += [self._cleared(state) for state in abandoned(self._state)]
+        await asyncio.gather(*ending)
         return adopted
+
+    async def _cleared(self, state: StateFolder) -> None:
+        """What a router left that shared our folder: it isn't coming back for it."""
+        carriers = _carriers(state)
+        entries = Ledger(state.instances).entries()
+        for entry in entries:
+            carriers.pop(entry.token, None)
+        await asyncio.gather(*(self._ended(state, entry) for entry in entries), *map(_ended_token, carriers))
+        state.close()
 
     def close(self) -> None:
         """Let go of what still runs, without stopping it, and of the state folder. Idempotent."""
@@ -131,13 +139,18 @@ class ProcessLauncher:
             token=entry.token,
             output=output,
             is_child=is_child,
+            on_told=self._on_told,
             on_gone=self._on_gone,
         )
         self.running[process] = entry
         return process
 
+    def _on_told(self, process: Process) -> None:
+        entry = self.running[process] = self.running[process].told_to_leave()
+        self._remember(entry)
+
     def _on_gone(self, process: Process) -> None:
-        self._forget(self.running.pop(process))
+        self._forget(self._state, self.running.pop(process))
 
     def _remember(self, entry: Entry) -> None:
         try:
@@ -146,9 +159,9 @@ class ProcessLauncher:
             log.warning("cannot write the ledger in %s: %s; a restarted router will not adopt %s", self._state.path,
                         error, entry.identity.model)  # fmt: skip
 
-    def _forget(self, entry: Entry) -> None:
-        self._ledger.remove(entry)
-        self._state.stdin(entry.key).unlink(missing_ok=True)
+    def _forget(self, state: StateFolder, entry: Entry) -> None:
+        Ledger(state.instances).remove(entry)
+        state.stdin(entry.key).unlink(missing_ok=True)
 
     def _reopen(self, entry: Entry) -> LogFile | None:
         try:
@@ -157,25 +170,29 @@ class ProcessLauncher:
             log.warning("cannot follow %s (%s): %s is stopped", entry.log, error, entry.identity.model)
             return None
 
-    def _carriers(self) -> dict[str, list[procfs.Stat]]:
-        """Living processes by the token of this state folder that they carry."""
-        found: dict[str, list[procfs.Stat]] = {}
-        for pid in procfs.pids():
-            token = procfs.environment_value(pid, TOKEN_VARIABLE)
-            if token is None or not token.startswith(f"{self._state.id}:") or pid == os.getpid():
-                continue
-            stat = procfs.read_stat(pid)
-            if stat is not None and stat.is_alive:
-                found.setdefault(token, []).append(stat)
-        return found
-
-    def _end(self, entry: Entry) -> Remains:
+    async def _ended(self, state: StateFolder, entry: Entry) -> None:
         group = entry.pid if entry.boot == procfs.boot_id() else 0
-        return Remains(lambda: procfs.members(group, entry.started, TOKEN_VARIABLE, entry.token), kill=True)
+        find = partial(procfs.members, group, entry.started, TOKEN_VARIABLE, entry.token)
+        await Remains(find, kill=True).gone
+        self._forget(state, entry)
 
-    def _end_token(self, token: str) -> Remains:
-        log.warning("ending processes of an instance that the ledger doesn't know (%s)", token)
-        return Remains(lambda: procfs.members(0, 0, TOKEN_VARIABLE, token), kill=True)
+
+async def _ended_token(token: str) -> None:
+    log.warning("ending processes of an instance that the ledger doesn't know (%s)", token)
+    await Remains(partial(procfs.members, 0, 0, TOKEN_VARIABLE, token), kill=True).gone
+
+
+def _carriers(state: StateFolder) -> dict[str, list[procfs.Stat]]:
+    """Living processes by the token of this state folder that they carry."""
+    found: dict[str, list[procfs.Stat]] = {}
+    for pid in procfs.pids():
+        token = procfs.environment_value(pid, TOKEN_VARIABLE)
+        if token is None or not token.startswith(f"{state.id}:") or pid == os.getpid():
+            continue
+        stat = procfs.read_stat(pid)
+        if stat is not None and stat.is_alive:
+            found.setdefault(token, []).append(stat)
+    return found
 
 
 def _identify(entry: Entry, carrying: Sequence[procfs.Stat]) -> Entry | None:

@@ -113,11 +113,30 @@ def describe(pid: int) -> str:
 
 def listener(port: int) -> str | None:
     """Who listens on a TCP port of this machine, described; None: nobody does."""
-    inodes = {inode for table in ("net/tcp", "net/tcp6") for inode in _listening(PROC / table, port)}
+    inodes = _listening_on(port)
     if not inodes:
         return None
     owner = next((pid for pid in pids() if inodes & _sockets(pid)), None)
     return "another user's process" if owner is None else describe(owner)
+
+
+def strangers_on(port: int, leader: int, variable: str) -> str | None:
+    """Who listens on a TCP port of this machine and belongs neither to the session of `leader` nor carries the same
+    value of `variable`; None: nobody, as far as we may know."""
+    inodes = _listening_on(port)
+    owners = [pid for pid in pids() if inodes & _sockets(pid)] if inodes else []
+    token = environment_value(leader, variable)
+    for pid in owners:
+        stat = read_stat(pid)
+        if (stat is not None and leader in (stat.session, stat.group)) or (
+            token is not None and environment_value(pid, variable) == token
+        ):
+            return None
+    return describe(owners[0]) if owners else None
+
+
+def _listening_on(port: int) -> set[str]:
+    return {inode for table in ("net/tcp", "net/tcp6") for inode in _listening(PROC / table, port)}
 
 
 def _listening(table: Path, port: int) -> Iterator[str]:

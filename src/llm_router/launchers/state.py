@@ -1,45 +1,53 @@
 """The folder in which instances outlive the router: who may use it, and where what lies in it.
 
-Counterpart: `process`. Falls back to a private temporary folder where it can't be used.
+Counterpart: `process`. A second router on the same folder gets a numbered folder inside it, and one that can't be
+written is replaced by one under /tmp: always the same, so that the next router finds what the last one left.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import logging
 import os
 import re
 import secrets
-import shutil
+import stat
 import tempfile
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 log = logging.getLogger(__name__)
 
 # Logs of earlier instances kept for each model, to be read after a failure.
 KEPT_LOGS = 5
+# Routers on one state folder at the same time.
+MAX_ROUTERS = 9
 
 
 class StateFolder:
-    """`id` marks the processes started from this folder, so that routers with different folders never touch each
-    other's. A lock keeps a second router from adopting what the first one is running."""
+    """One router's own, locked. `id` marks the processes started from this folder, so that routers with different
+    folders never touch each other's.
+
+    Raises: BlockingIOError where another router is using it; OSError where it can't be used at all.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._is_temporary = False
+        self.path = path
+        self.logs = path / "logs"
+        self.instances = path / "instances"
+        for folder in (path, self.logs, self.instances):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fd = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            self._open(path)
-        except OSError as error:
-            reason = "another router is using it" if isinstance(error, BlockingIOError) else error
-            log.warning(
-                "cannot use the state folder %s: %s; models will not survive a restart of the router. "
-                "Give it a folder of its own that it may write",
-                path,
-                reason,
-            )
-            self._is_temporary = True
-            self._open(Path(tempfile.mkdtemp(prefix="llm-router-")))
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.id = _read_id(path / "id")
+        except OSError:
+            os.close(fd)
+            raise
+        self._unlock = weakref.finalize(self, os.close, fd)
 
     def stdin(self, key: str) -> Path:
         return self.instances / f"{key}.stdin"
@@ -56,23 +64,59 @@ class StateFolder:
     def close(self) -> None:
         """Idempotent."""
         self._unlock()
-        if self._is_temporary:
-            shutil.rmtree(self.path, ignore_errors=True)
 
-    def _open(self, path: Path) -> None:
-        self.path = path
-        self.logs = path / "logs"
-        self.instances = path / "instances"
-        for folder in (path, self.logs, self.instances):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fd = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+def open_state(path: Path) -> StateFolder:
+    """The first that can be used of `path` and the folders in its place, with a warning if it isn't `path`."""
+    for choose in (_shared, _substitute):
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self.id = _read_id(path / "id")
-        except OSError:
-            os.close(fd)
-            raise
-        self._unlock = weakref.finalize(self, os.close, fd)
+            state = choose(path)
+        except OSError as error:
+            log.warning("cannot use the state folder %s: %s. Give the router one that it may write", path, error)
+        else:
+            if state.path != path:
+                log.warning("this router's state is kept in %s", state.path)
+            return state
+    state = StateFolder(Path(tempfile.mkdtemp(prefix="llm-router-")))
+    log.warning("this router's state is kept in %s: models will not survive a restart", state.path)
+    return state
+
+
+def abandoned(state: StateFolder) -> Iterator[StateFolder]:
+    """What routers used that shared the folder with this one and are gone now. Close each."""
+    base = state.path.parent if state.path.name.isdigit() else state.path
+    for path in (*_folders(base), *_folders(_substitute_for(base))):
+        if path != state.path and (path / "id").exists():
+            with contextlib.suppress(OSError):
+                yield StateFolder(path)
+
+
+def _folders(base: Path) -> list[Path]:
+    return [base, *(base / str(number) for number in range(2, MAX_ROUTERS + 1))]
+
+
+def _shared(base: Path) -> StateFolder:
+    for path in _folders(base):
+        try:
+            return StateFolder(path)
+        except BlockingIOError:
+            log.warning("cannot share the state folder %s: another router is using it", path)
+    raise BlockingIOError(f"{MAX_ROUTERS} routers are using it already")
+
+
+def _substitute(path: Path) -> StateFolder:
+    """Must be nobody else's: who can write there could have us adopt and signal what he likes."""
+    base = _substitute_for(path)
+    base.mkdir(mode=0o700, exist_ok=True)
+    found = base.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise PermissionError(f"{base} is someone else's")
+    return _shared(base)
+
+
+def _substitute_for(path: Path) -> Path:
+    name = hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:8]
+    return Path(tempfile.gettempdir()) / f"llm-router-{os.getuid()}-{name}"
 
 
 def _read_id(path: Path) -> str:

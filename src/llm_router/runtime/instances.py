@@ -52,6 +52,9 @@ class Instance:
     ready_at: float | None = None
     stopping: bool = False
 
+    def note(self, loading: Loading) -> None:
+        self.loading = loading
+
 
 class LoadTimes:
     """How long each model's last loads took, in seconds: the estimate shown while the next one runs."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable
 
@@ -72,7 +73,15 @@ class Leases:
         return self._progress_of(request)
 
     def granted(self, command: GrantRequest) -> None:
-        self._waiters[command.request].granted(command.request, self._upstream_of(command.instance))
+        waiter = self._waiters[command.request]
+        try:
+            waiter.granted(command.request, self._upstream_of(command.instance))
+        except Exception:
+            # A mistake of ours must cost this request alone, not a place on the instance for ever.
+            with contextlib.suppress(Exception):
+                waiter.cut(LlmRouterError("cannot serve the request: the router failed; its log tells more"))
+            self.close(command.request)
+            raise
 
     def rejected(self, command: RejectRequest) -> None:
         self._waiters.pop(command.request).refused(_error(command.refusal, command.detail, command.retry_after_s))

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import assert_never
 
 from llm_router.core.commands import (
@@ -62,6 +65,7 @@ class Supervisor:
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._models = models
+        self._launcher = launcher
         self._leave_on_exit = leave_on_exit
         self._timers: dict[TimerKey, asyncio.TimerHandle] = {}
         self._changes: list[asyncio.Future[None]] = []
@@ -128,16 +132,34 @@ class Supervisor:
         self.handle.post(ShutdownRequested(at=self._loop.time()))
 
     async def close(self) -> None:
-        """Last phase: stop the instances (or leave them), then everything else. Deadline: the longest stop plan."""
+        """Last phase: stop the instances (or leave all that nobody has told to go), then everything else.
+
+        Waits until they are gone. Deadline: the longest stop plan; a signal to the router ends their grace at once.
+        """
+        self.refuse_new()
+        with self._listening_to_signals():
+            if not self._leave_on_exit:
+                for instance in list(self.effects.instances):
+                    self.effects.stop(instance)
+            while any(record.stopping for record in self.effects.instances.values()):
+                await self.changed()
         for timer in self._timers.values():
             timer.cancel()
-        if not self._leave_on_exit:
-            for instance in list(self.effects.instances):
-                self.effects.stop(instance)
-            while self.effects.instances:
-                await self.changed()
         self.pool.close()
         await self.tasks.close()
+        self._launcher.close()
+
+    @contextmanager
+    def _listening_to_signals(self) -> Iterator[None]:
+        """The server has given its handlers back by now, and by default a signal would end us in the middle of it."""
+        numbers = (signal.SIGTERM, signal.SIGINT) if threading.current_thread() is threading.main_thread() else ()
+        for number in numbers:
+            self._loop.add_signal_handler(number, self.effects.hurry)
+        try:
+            yield
+        finally:
+            for number in numbers:
+                self._loop.remove_signal_handler(number)
 
     # -- what the scheduler asks for
 
