@@ -63,6 +63,7 @@ class Child:
             transport.close()
 
     async def wait(self) -> int:
+        self._output.close()
         with _readable(self._process.sentinel) as ended:
             await ended.wait()
         self._process.join()

@@ -74,8 +74,13 @@ class RouterProcess:
         self.url = ""
         self.log = folder / "router.log"
 
-    async def start(self) -> None:
+    def spawn(self) -> None:
+        """Begin to start it, and no more."""
         self.process = Child(["serve", "--config", str(self.config)], self.log)
+
+    async def start(self) -> None:
+        self.spawn()
+        assert self.process is not None
         async with asyncio.timeout(30):
             words = (await self.process.first_line()).split()
         url = next((word for word in words if word.startswith("http://127.0.0.1:")), None)
