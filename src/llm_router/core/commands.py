@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 from llm_router.core.events import TimerKey
 
@@ -19,8 +20,7 @@ class Refusal(Enum):
     PREEMPTED = "preempted"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GrantRequest:
+class GrantRequest(NamedTuple):
     """The request holds a lease on `instance` until its `RequestClosed`. The instance is ready."""
 
     request: int

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 
 class RequestClass(Enum):
@@ -34,8 +35,7 @@ class TimerKey:
     subject: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestArrived:
+class RequestArrived(NamedTuple):
     """A client asks for `model` (a canonical name). Granted or refused at once, or explained by `wait_of`."""
 
     at: float
@@ -44,8 +44,7 @@ class RequestArrived:
     request_class: RequestClass = RequestClass.NORMAL
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestClosed:
+class RequestClosed(NamedTuple):
     """The one closing event of an admitted request: finished, failed, or its client left (also while it waited).
 
     `lost`: its instance broke the connection, so it is suspect until `InstanceReady` or `InstanceGone`.

@@ -7,10 +7,10 @@ Everything happens in callbacks on the event loop; a request whose model is read
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from time import monotonic, time
 
 from llm_router.errors import (
     InvalidRequest,
@@ -36,7 +36,6 @@ _SSE_HEADERS: Headers = [
     (b"x-accel-buffering", b"no"),
 ]
 _HELD_REPLY = 8 * 1024 * 1024  # a larger JSON reply passes unchanged rather than being held in memory
-_HELD_ERROR = 64 * 1024
 
 
 class Kind(Enum):
@@ -92,6 +91,7 @@ class Exchange:
         "_headers",
         "_held",
         "_held_head",
+        "_held_size",
         "_loop",
         "_model",
         "_paused",
@@ -122,8 +122,9 @@ class Exchange:
         self._request: int | None = None
         self._call: Call | None = None
         self._rewriter: StreamRewriter | None = None
-        self._held: bytearray | None = None
+        self._held: list[bytes] | None = None
         self._held_head: tuple[int, Headers] | None = None
+        self._held_size = 0
         self._status: StatusStream | None = None
         self._ticker: asyncio.TimerHandle | None = None
         self._started = False  # the sink has a head
@@ -139,7 +140,7 @@ class Exchange:
 
     def start(self, body: bytes) -> None:
         """The request is here, whole. Everything wrong with it is answered from here."""
-        self._since = self._loop.time()
+        self._since = monotonic()
         self._body = body
         try:
             self._model = self._read(body)
@@ -185,8 +186,8 @@ class Exchange:
         model = self._resolve(facts.model)
         if target.kind is Kind.CHAT:
             self._performance = self._wants_performance(facts, lookup)
-        if facts.stream:
-            self._status = self._status_stream(facts, lookup)
+        if facts.stream and b"x-llm-router-status" in lookup:
+            self._status_mode(facts)  # a wrong one is refused even where there is nothing to wait for
         return model
 
     def _resolve(self, name: str) -> Model:
@@ -207,7 +208,8 @@ class Exchange:
             return self._services.performance
         return facts.stream and facts.plain and not status_text.is_open_webui(lookup)
 
-    def _status_stream(self, facts: bodies.Facts, lookup: Mapping[bytes, bytes]) -> StatusStream | None:
+    def _status_mode(self, facts: bodies.Facts) -> Mode:
+        lookup = dict(self._headers)
         header = lookup.get(b"x-llm-router-status")
         mode = status_text.choose(
             None if header is None else header.decode("latin-1"),
@@ -215,12 +217,9 @@ class Exchange:
             open_webui=status_text.is_open_webui(lookup),
             plain=facts.plain,
         )
-        if mode is Mode.OFF:
-            return None
-        if self._target.kind is not Kind.CHAT:
-            mode = Mode.COMMENT  # the other replies have no place for a text that isn't the model's
-        created = int(time.time())
-        return StatusStream(mode, model=facts.model, id=f"chatcmpl-{created:x}", created=created)
+        if mode is not Mode.OFF and self._target.kind is not Kind.CHAT:
+            return Mode.COMMENT  # the other replies have no place for a text that isn't the model's
+        return mode
 
     # -- waiting for a lease
 
@@ -233,6 +232,11 @@ class Exchange:
         if self.over or self._call is not None:
             return
         self._request = request
+        if facts is not None and facts.stream and self._status is None:
+            mode = self._status_mode(facts)
+            if mode is not Mode.OFF:
+                created = int(time())
+                self._status = StatusStream(mode, model=facts.model, id=f"chatcmpl-{created:x}", created=created)
         self._show()
 
     def _show(self) -> None:
@@ -255,9 +259,10 @@ class Exchange:
             self._services.dispatcher.close(request)
             return
         self._request = request
-        self._stop_ticking()
+        if self._ticker is not None:
+            self._stop_ticking()
         if self._started and self._status is not None:
-            self._sink.data(self._status.ready(self._loop.time() - self._since))
+            self._sink.data(self._status.ready(monotonic() - self._since))
         self._send(upstream)
 
     def refused(self, error: LlmRouterError) -> None:
@@ -285,7 +290,7 @@ class Exchange:
             self._headers, host=upstream.host_header, content_length=len(payload), credential=upstream.credential
         )
         request = b"".join((target.method, b" ", upstream.base_path, target.path, b" HTTP/1.1\r\n", block, payload))
-        self._sent_at = self._loop.time()
+        self._sent_at = monotonic()
         self._call = self._services.pool.send(upstream, request, self, without_body=target.method == b"HEAD")
         if self._paused:
             self._call.pause()
@@ -294,8 +299,7 @@ class Exchange:
 
     def reply_head(self, status: int, headers: Headers, length: int | None) -> None:
         kind, facts = self._target.kind, self._facts
-        content_type = next((value for name, value in headers if name == b"content-type"), b"")
-        streamed = content_type.startswith(b"text/event-stream")
+        streamed = dict(headers).get(b"content-type", b"").startswith(b"text/event-stream")
         rewritable = status == 200 and facts is not None and kind in (Kind.CHAT, Kind.COMPLETION)
         if rewritable and streamed:
             assert facts is not None
@@ -308,7 +312,7 @@ class Exchange:
             if not self._started:
                 self._head(200, header_rules.response_headers(headers), None)
         elif self._started or (rewritable and (length is None or length <= _HELD_REPLY)):
-            self._held = bytearray()
+            self._held = []
             self._held_head = (status, header_rules.response_headers(headers))
         else:
             self._relayed = True
@@ -318,7 +322,7 @@ class Exchange:
         rewriter = self._rewriter
         if rewriter is not None:
             try:
-                out = rewriter.feed(data, self._loop.time())
+                out = rewriter.feed(data, monotonic())
             except UpstreamError as error:
                 self._give_up(error, lost=False)
                 return
@@ -326,21 +330,24 @@ class Exchange:
                 self._relayed = True
                 self._sink.data(out)
         elif self._held is not None:
-            self._hold(data)
+            self._held.append(data)
+            self._held_size += len(data)
+            if self._held_size > _HELD_REPLY:
+                self._let_go()
         else:
             self._sink.data(data)
 
-    def _hold(self, data: bytes) -> None:
+    def _let_go(self) -> None:
+        """The reply is too large to be held: as it is, or not at all where the client waits for events."""
         assert self._held is not None and self._held_head is not None
-        self._held += data
         if self._started:
-            del self._held[_HELD_ERROR:]
-        elif len(self._held) > _HELD_REPLY:
-            status, headers = self._held_head
-            held, self._held = bytes(self._held), None
-            self._relayed = True
-            self._head(status, headers, None)
-            self._sink.data(held)
+            self._give_up(UpstreamLost("cannot pass on an answer of this size that isn't a stream"), lost=False)
+            return
+        status, headers = self._held_head
+        held, self._held = b"".join(self._held), None
+        self._relayed = True
+        self._head(status, headers, None)
+        self._sink.data(held)
 
     def reply_end(self) -> None:
         self._call = None
@@ -349,14 +356,14 @@ class Exchange:
             # An engine that is being stopped may end its body neatly in the middle of the answer.
             self._give_up(UpstreamLost("cannot finish the answer: its server ended it half-way"), lost=False)
         elif self._held is not None:
-            self._end_held(bytes(self._held))
+            self._end_held(self._held[0] if len(self._held) == 1 else b"".join(self._held))
         else:
             self._finish(lost=False)
 
     def _finish(self, *, lost: bool) -> None:
         self._close(lost=lost)
         if self._rewriter is not None:
-            self._sink.data(self._rewriter.finish(self._loop.time()))
+            self._sink.data(self._rewriter.finish(monotonic()))
         self._sink.end()
 
     def _end_held(self, held: bytes) -> None:
@@ -374,7 +381,7 @@ class Exchange:
             chat=self._target.kind is Kind.CHAT,
             performance=self._performance,
             sent_at=self._sent_at,
-            now=self._loop.time(),
+            now=monotonic(),
         )
         self._sink.reply(status, headers, reply)
 
@@ -440,7 +447,8 @@ class Exchange:
     def _close(self, *, lost: bool) -> None:
         """Idempotent: no timer, no connection, no lease is left."""
         self.over = True
-        self._stop_ticking()
+        if self._ticker is not None:
+            self._stop_ticking()
         if self._call is not None:
             self._call.cancel()
             self._call = None

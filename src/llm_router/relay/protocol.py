@@ -128,11 +128,11 @@ class RelayProtocol(HttpToolsProtocol):
         sink = self._hot = ProtocolSink(self)
         self.cycle = sink  # type: ignore[assignment]
         exchange = sink.exchange = Exchange(self.services, sink, target, self.headers)
-        declared = next((value for name, value in self.headers if name == b"content-length"), None)
-        if declared is not None and int(declared) > self.limit:
-            exchange.refuse(too_large(self.limit))
-        elif self.expect_100_continue:
-            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if self.expect_100_continue:
+            if int(dict(self.headers).get(b"content-length", b"0")) > self.limit:
+                exchange.refuse(too_large(self.limit))  # before it is sent
+            else:
+                self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _pass_on(self) -> None:
         """Give the request to uvicorn, whose `on_message_begin` prepares what its `on_headers_complete` needs."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from llm_router.relay import usage as tokens
-from llm_router.relay.chunk import Chunk, Raws, decode_object, decoded, encode, is_said, opened, raw, read_chunk
+from llm_router.relay.chunk import Chunk, Raws, decode_object, decoded, is_said, opened, raw, read_chunk
 from llm_router.relay.status_text import marked
 
 _CHARACTERS_A_TOKEN = 4  # the estimate for a server that counts nothing
@@ -48,6 +48,11 @@ class _Plain(msgspec.Struct, gc=False):
     error: msgspec.UnsetType = msgspec.UNSET
 
 
+# `usage.timings_of` in one step, for what is nearly every reply.
+_TIMINGS = (
+    b',"timings":{"cache_n":%d,"prompt_n":%d,"predicted_n":%d,"predicted_ms":%.3f,'
+    b'"predicted_per_token_ms":%.3f,"predicted_per_second":%.3f}}'
+)
 _decode_plain = msgspec.json.Decoder(_Plain).decode
 
 
@@ -92,16 +97,17 @@ def _quickly(body: bytes, predicted_ms: float) -> bytes | None:
         plain = _decode_plain(body)
     except (ValueError, RecursionError):
         return None
-    if not plain.choices or b'"reasoning"' in body or b"\\u00" in body or not body.endswith(b"}"):
+    if not plain.choices or b'"reasoning"' in body or not body.endswith(b"}"):
         return None
     usage, details = plain.usage, plain.usage.prompt_tokens_details
     if plain.timings is not msgspec.UNSET:
         return body
-    if min(usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) < 0:
+    count = usage.completion_tokens
+    if count <= 0 or usage.prompt_tokens < 0 or predicted_ms <= 0:
         return None
     cached = (details.cached_tokens or 0) if details is not None else 0
-    timings = tokens.timings_of(usage.prompt_tokens, cached, usage.completion_tokens, None, predicted_ms)
-    return b"".join((body[:-1], b',"timings":', encode(timings), b"}"))
+    rates = (predicted_ms, predicted_ms / count, count * 1000 / predicted_ms)
+    return body[:-1] + _TIMINGS % (cached, max(0, usage.prompt_tokens - cached), count, *rates)
 
 
 def _text_of(chunk: Chunk) -> str:
