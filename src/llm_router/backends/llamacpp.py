@@ -14,9 +14,10 @@ from llm_router.backends.base import LaunchRequest, LaunchSpec, StopPlan
 from llm_router.backends.command import HOST, Habits, plain_launch, server_name, started
 from llm_router.backends.signals import read_llamacpp
 
-# Idle it ends in 0.1 s; with a stream open it waits for its next ping (1 s as we start it, 30 s as others do), and
-# sometimes it doesn't react at all. A second TERM ends it at once (server.cpp).
-_STOP = StopPlan(grace_s=3.0, second_term=True, kill_after_s=1.0)
+# Idle it ends in 0.1 s; with a stream open it waits for its next ping (1 s as we start it, 30 s as others do), and a
+# TERM right after it became ready is lost (b11434: 2 of 2 switches). A second TERM ends it at once (server.cpp), and
+# there is nothing to lose: it is stopped only after its last request.
+_STOP = StopPlan(grace_s=0.5, second_term=True, kill_after_s=2.0)
 _PING_S = "1"
 
 # Switches that cost nothing where they exist.
