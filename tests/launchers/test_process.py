@@ -52,6 +52,21 @@ async def test_a_second_term_is_sent_to_those_that_need_one(launcher: ProcessLau
     assert process.exited.result() == 1
 
 
+async def test_a_server_that_waits_for_a_farewell_gets_it(launcher: ProcessLauncher) -> None:
+    code = "import signal as s; s.signal(s.SIGTERM, s.SIG_IGN); print('up', flush=True); input(); raise SystemExit(3)"
+    process = await launcher.start(python_spec(code), identity())
+    await line_of(process, "up")
+    await process.stop(StopPlan(grace_s=30, farewell="bye"))
+    assert process.exited.result() == 3
+
+
+async def test_a_farewell_to_a_server_that_is_gone_does_no_harm(launcher: ProcessLauncher) -> None:
+    process = await launcher.start(python_spec("pass"), identity())
+    await asyncio.wait([process.exited])
+    await process.stop(StopPlan(farewell="bye"))
+    assert process.exited.result() == 0
+
+
 @pytest.mark.parametrize("kind", ["group", "session"])
 @pytest.mark.parametrize("options", [(), ("--crash-after-s", "0")])
 async def test_children_that_outlive_it_are_ended_too(

@@ -73,11 +73,14 @@ class Readiness:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StopPlan:
     """TERM to the group; after `grace_s` a second TERM if `second_term` (llama.cpp needs it: engines that wait for
-    their HTTP workers exit at once on the second), then after `kill_after_s` more KILL to the group. Seconds."""
+    their HTTP workers exit at once on the second), then after `kill_after_s` more KILL to the group. Seconds.
+
+    `farewell`: a line written to its stdin before the first TERM, for servers that wait for one."""
 
     grace_s: float = 5.0
     second_term: bool = False
     kill_after_s: float = 1.0
+    farewell: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,15 +9,17 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 
 from llm_router.backends.base import LaunchRequest, LaunchSpec, StopPlan
 from llm_router.backends.command import HOST, Habits, plain_launch, server_name, started
 from llm_router.backends.signals import read_llamacpp
 
-# Idle it ends in 0.1 s; with a stream open it waits for its next ping (1 s as we start it, 30 s as others do), and a
-# TERM right after it became ready is lost (b11434: 2 of 2 switches). A second TERM ends it at once (server.cpp), and
-# there is nothing to lose: it is stopped only after its last request.
+# With a stream open it waits for its next ping (1 s as we start it, 30 s as others do). A second TERM ends it at once
+# (server.cpp), and there is nothing to lose: it is stopped only after its last request.
 _STOP = StopPlan(grace_s=0.5, second_term=True, kill_after_s=2.0)
+# As a child of a router it reads its stdin, and after a TERM it waits for that to end (b11434) unless told this.
+_STOP_CHILD = replace(_STOP, farewell="cmd_router_to_child:exit")
 _PING_S = "1"
 
 # Switches that cost nothing where they exist.
@@ -46,7 +48,7 @@ class LlamaCpp:
             argv = (request.binary, *_common(request), *_supported(request, probe_output))
         habits = Habits(
             ready_path="/health",
-            stop=_STOP,
+            stop=_STOP_CHILD,
             read_line=read_llamacpp,
             env={"LLAMA_SERVER_ROUTER_PORT": str(request.port), **_key(request)},
         )

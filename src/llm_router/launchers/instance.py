@@ -11,6 +11,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
 
 from llm_router.backends.base import StopPlan
 from llm_router.launchers import procfs
@@ -36,6 +37,7 @@ class Process:
         pid: int,
         started: int,
         token: str,
+        stdin: Path,
         output: LogFile,
         is_child: bool,
         on_told: Callable[[Process], None],
@@ -48,6 +50,7 @@ class Process:
         self.exited: asyncio.Future[int | None] = self._loop.create_future()
         self._started = started
         self._token = token
+        self._stdin = stdin
         self._is_child = is_child
         self._on_told = on_told
         self._on_gone = on_gone
@@ -65,6 +68,7 @@ class Process:
             if not self._is_told:
                 self._is_told = True
                 self._on_told(self)
+                self._say(plan.farewell)
                 self._send(signal.SIGTERM)
             if plan.second_term:
                 self._timers.append(self._loop.call_later(plan.grace_s, self._send, signal.SIGTERM))
@@ -83,6 +87,17 @@ class Process:
         os.close(self._pidfd)
         self.output.detach()
         self._gone.set_result(None)
+
+    def _say(self, line: str) -> None:
+        """To its stdin, as far as it reads it: what it doesn't hear, the signals will tell it."""
+        if not line:
+            return
+        with contextlib.suppress(OSError):
+            fd = os.open(self._stdin, os.O_WRONLY | os.O_NONBLOCK)
+            try:
+                os.write(fd, line.encode() + b"\n")
+            finally:
+                os.close(fd)
 
     def _send(self, number: signal.Signals) -> None:
         self._is_out_of_patience |= number is signal.SIGKILL
@@ -134,3 +149,4 @@ class Process:
         if result is None:
             return None
         return result.si_status if result.si_code == os.CLD_EXITED else -result.si_status
+

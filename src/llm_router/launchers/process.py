@@ -137,6 +137,7 @@ class ProcessLauncher:
             pid=entry.pid,
             started=entry.started,
             token=entry.token,
+            stdin=self._state.stdin(entry.key),
             output=output,
             is_child=is_child,
             on_told=self._on_told,
