@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+from scripted import Health, World
+
+from llm_router.runtime.instances import Launch
+
+
+@pytest.fixture
+async def health() -> AsyncIterator[Health]:
+    health = Health()
+    await health.up()
+    yield health
+    await health.down()
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[Callable[..., World]]:
+    """Makes the effects for these launches."""
+    worlds: list[World] = []
+
+    def make(*launches: Launch) -> World:
+        worlds.append(World({launch.request.model: launch for launch in launches}))
+        return worlds[-1]
+
+    yield make
+    for one in worlds:
+        await one.tasks.close()
