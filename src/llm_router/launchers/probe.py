@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import shutil
 import signal
@@ -26,7 +27,10 @@ from llm_router.launchers.excerpt import meaningful_tail
 from llm_router.launchers.instance import TOKEN_VARIABLE
 from llm_router.launchers.output import RING_LINES
 
+# Small servers are up in a fraction of a second, and their users notice each of these; a long load can wait.
 POLL_S = 0.025
+FIRST_POLL_S = 0.005
+FIRST_POLLS = 100
 HEALTH_PATH = "/health"
 # SGLang's /health takes a second when it is well; longer than this and the answer isn't coming.
 ANSWER_S = 5.0
@@ -150,7 +154,7 @@ class _Poll:
             await asyncio.Event().wait()
             return
         port = self._spec.address.port
-        while True:
+        for count in itertools.count():
             try:
                 async with asyncio.timeout(ANSWER_S):
                     status = await get_status(self._spec.address, path, self._spec.readiness.headers)
@@ -164,7 +168,7 @@ class _Poll:
                 if status == 200:
                     return
                 self.seen = f"{path} on port {port} answers HTTP {status}"
-            await asyncio.sleep(POLL_S)
+            await asyncio.sleep(FIRST_POLL_S if count < FIRST_POLLS else POLL_S)
 
 
 async def _first_of(exited: asyncio.Future[int | None], *signs: Coroutine[None, None, object]) -> None:
