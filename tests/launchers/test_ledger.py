@@ -21,6 +21,8 @@ def test_an_entry_is_completed_in_place(ledger: Ledger, tmp_path: Path) -> None:
     assert ledger.entries() == [ENTRY]
     ledger.write(ENTRY.completed(47, 11))
     assert ledger.entries() == [ENTRY.completed(47, 11)]
+    ledger.write(ENTRY.completed(47, 11).told_to_leave())
+    assert [entry.leaving for entry in ledger.entries()] == [True]
     assert [path.name for path in tmp_path.iterdir()] == ["3-abc.json"]
 
 
@@ -60,6 +62,7 @@ GOOD = {
         json.dumps(GOOD | {"pid": "1"}),
         json.dumps(GOOD | {"pid": True}),
         json.dumps(GOOD | {"token": None}),
+        json.dumps(GOOD | {"leaving": 1}),
         json.dumps(GOOD | {"new": 1}),
         '{"\x00": "\ud800"}'.encode(errors="replace").decode(),
     ],

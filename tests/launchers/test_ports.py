@@ -44,6 +44,24 @@ def test_what_others_use_or_hold_is_not_given_out(listener: socket.socket, monke
         given.take()
 
 
+def test_configured_ports_are_for_who_claims_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = Ports().take(), Ports().take()
+    monkeypatch.setattr(ports, "_PREFERRED", (first, second))
+    given = Ports(configured=[first])
+    assert given.take() == second
+    assert given.claim(first) == first
+    with pytest.raises(LaunchError, match="another model is using it"):
+        given.claim(first)
+    given.release(first)
+    assert given.claim(first) == first
+
+
+def test_a_configured_port_that_someone_else_has_is_not_claimed(listener: socket.socket) -> None:
+    given = Ports(configured=[port_of(listener)])
+    with pytest.raises(LaunchError, match=f"pid {os.getpid()} "):
+        given.claim(port_of(listener))
+
+
 def test_a_free_port_is_free() -> None:
     ensure_free(Ports().take())
 

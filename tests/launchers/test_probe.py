@@ -13,7 +13,7 @@ from llm_router.backends.signals import read_llamacpp
 from llm_router.errors import LaunchError
 from llm_router.launchers import probe
 from llm_router.launchers.ports import Ports
-from llm_router.launchers.probe import exit_in_words, help_text, is_serving, wait_ready
+from llm_router.launchers.probe import exit_in_words, help_text, is_serving, wait_ready, wait_resumed
 from llm_router.launchers.process import ProcessLauncher
 
 
@@ -78,6 +78,42 @@ os._exit(7)
     async with asyncio.timeout(5):
         with pytest.raises(LaunchError, match="cannot use m: it exited with status 7 while loading"):
             await wait_ready(process, spec, deadline_s=60, on_loading=lambda _: None)
+
+
+async def resumed(launcher: ProcessLauncher, spec: LaunchSpec, *, port: int | None = None) -> None:
+    """Wait for it as after an adoption; `port`: where it is thought to answer."""
+    process = await launcher.start(spec, identity(model="m"))
+    await line_of(process, "listening")
+    spec = dataclasses.replace(
+        spec,
+        readiness=Readiness(read_line=read_llamacpp),
+        address=dataclasses.replace(spec.address, port=port or spec.address.port),
+    )
+    await wait_resumed(process, spec, deadline_s=0.5 if port is None else 5, on_loading=lambda _: None)
+
+
+async def test_an_adopted_one_is_ready_when_it_answers(launcher: ProcessLauncher) -> None:
+    await resumed(launcher, fake_spec(port=Ports().take()))
+
+
+async def test_an_adopted_one_may_answer_by_a_child_of_its_own(launcher: ProcessLauncher) -> None:
+    spec = fake_spec(port=Ports().take())
+    wrapped = ("/bin/sh", "-c", '"$@"; exit', "sh", *spec.argv)
+    await resumed(launcher, dataclasses.replace(spec, argv=wrapped))
+
+
+async def test_the_old_lines_of_an_adopted_one_prove_nothing(launcher: ProcessLauncher) -> None:
+    with pytest.raises(LaunchError, match=r"/health on port [0-9]+ answers HTTP 503"):
+        await resumed(launcher, fake_spec("--push-lines", "--push-only", port=Ports().take()))
+
+
+async def test_a_stranger_on_the_port_of_an_adopted_one_is_not_taken_for_it(launcher: ProcessLauncher) -> None:
+    stranger = fake_spec(port=Ports().take())
+    process = await launcher.start(stranger, identity(instance=2))
+    await line_of(process, "listening")
+    port = stranger.address.port
+    with pytest.raises(LaunchError, match=rf"cannot use m: pid {process.pid} \(.*\) has taken its port {port}"):
+        await resumed(launcher, fake_spec(port=Ports().take()), port=port)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from llm_router.launchers import procfs
 from llm_router.launchers.base import Identity
 from llm_router.launchers.instance import Process
 from llm_router.launchers.process import ProcessLauncher
+from llm_router.launchers.state import _substitute_for
 
 Inherit = Callable[..., Awaitable[tuple[ProcessLauncher, list[Process]]]]
 
@@ -65,6 +67,12 @@ async def killed(pid: int) -> None:
 async def successor(state: Path) -> tuple[ProcessLauncher, list[Process]]:
     launcher = ProcessLauncher(state)
     return launcher, list(await launcher.survivors())
+
+
+@pytest.fixture(autouse=True)
+def temporary_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the folders in the place of those that can't be used."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("tmp")))
 
 
 @pytest.fixture
@@ -179,6 +187,22 @@ async def test_a_stranger_with_the_same_number_is_not_touched(
     assert not path.exists()
 
 
+async def test_what_was_told_to_leave_is_ended_and_not_adopted(tmp_path: Path) -> None:
+    first = ProcessLauncher(tmp_path)
+    started = await first.start(fake_spec("--ignore-term"), identity())
+    await line_of(started, "listening")
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await started.stop(StopPlan(grace_s=60))
+    first.close()
+    second, found = await successor(tmp_path)
+    second.close()
+    assert found == []
+    assert not is_alive(started.pid)
+    assert list((tmp_path / "instances").iterdir()) == []
+    reap(started.pid)
+
+
 async def test_instances_of_another_state_folder_are_not_touched(launcher: ProcessLauncher, tmp_path: Path) -> None:
     process = await launcher.start(fake_spec(), identity())
     other, found = await successor(tmp_path / "other")
@@ -199,6 +223,75 @@ async def test_a_second_router_on_the_same_folder_adopts_nothing(
     await own.stop(AT_ONCE)
     second.close()
     assert not process.exited.done()
+
+
+async def test_a_second_routers_models_are_kept_for_its_successor(launcher: ProcessLauncher, tmp_path: Path) -> None:
+    second = ProcessLauncher(tmp_path / "state")
+    started = await second.start(fake_spec(), identity())
+    await line_of(started, "listening")
+    second.close()
+    third, (adopted,) = await successor(tmp_path / "state")
+    assert adopted.pid == started.pid
+    await adopted.stop(AT_ONCE)
+    third.close()
+    reap(started.pid)
+
+
+async def test_a_second_routers_models_are_ended_by_the_next_first_one(tmp_path: Path) -> None:
+    first, second = ProcessLauncher(tmp_path), ProcessLauncher(tmp_path)
+    kept = await first.start(fake_spec(), identity())
+    orphan = await second.start(fake_spec("--spawn-child", "session"), identity())
+    child = int((await line_of(orphan, "child")).split()[1])
+    await line_of(kept, "listening")
+    second.close()
+    first.close()
+    third, (adopted,) = await successor(tmp_path)
+    assert adopted.pid == kept.pid
+    assert not is_alive(orphan.pid)
+    assert not is_alive(child)
+    assert list((tmp_path / "2" / "instances").iterdir()) == []
+    await adopted.stop(AT_ONCE)
+    third.close()
+    reap(kept.pid)
+    reap(orphan.pid)
+
+
+async def test_a_second_router_that_runs_is_left_alone(launcher: ProcessLauncher, tmp_path: Path) -> None:
+    second = ProcessLauncher(tmp_path / "state")
+    process = await second.start(fake_spec(), identity())
+    third, found = await successor(tmp_path / "state")
+    third.close()
+    assert found == []
+    assert not process.exited.done()
+    await process.stop(AT_ONCE)
+    second.close()
+
+
+async def test_a_folder_that_cannot_be_used_has_the_same_substitute_each_time(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    first = ProcessLauncher(tmp_path / "file" / "state")
+    started = await first.start(fake_spec(), identity())
+    await line_of(started, "listening")
+    first.close()
+    second, (adopted,) = await successor(tmp_path / "file" / "state")
+    assert adopted.pid == started.pid
+    await adopted.stop(AT_ONCE)
+    second.close()
+    reap(started.pid)
+
+
+async def test_a_substitute_that_others_can_write_is_not_trusted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("")
+    wanted = tmp_path / "file" / "state"
+    substitute = Path(tempfile.gettempdir()) / _substitute_for(wanted).name
+    substitute.mkdir()
+    substitute.chmod(0o777)
+    launcher = ProcessLauncher(wanted)
+    launcher.close()
+    assert "is someone else's" in caplog.text
+    assert list(substitute.iterdir()) == []
 
 
 async def test_a_folder_that_cannot_be_used_costs_a_warning_only(
