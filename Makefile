@@ -3,7 +3,7 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 ARGS ?=
 
 .PHONY: run test test-slow check bench reference clean help
@@ -11,16 +11,16 @@ ARGS ?=
 help:            ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
 
-run: $(VENV)/.run      ## a router on 127.0.0.1:8002 with real models (fetched or made if the machine has none)
+run: $(VENV)/.run      ## a router on 127.0.0.1:8002 with models found here, fetched or made (another port: ARGS="--port 8003")
 	@$(BIN)/llm-router demo $(ARGS)
 
-test: $(VENV)/.dev     ## the default tests: under three minutes
+test: $(VENV)/.dev     ## the default tests, a few minutes (some of them: ARGS="-n 0 tests/core")
 	@$(BIN)/pytest $(ARGS)
 
 test-slow: $(VENV)/.dev  ## the long ones: hundreds of kills, long runs
 	@$(BIN)/pytest -m slow -n 0 $(ARGS)
 
-check: $(VENV)/.dev    ## lint, types, import rules, generated docs
+check: $(VENV)/.dev    ## lint, types, import rules
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
@@ -31,22 +31,30 @@ bench: $(VENV)/.dev    ## what the router costs, beside nginx if there is one: s
 
 reference: $(VENV)/.dev  ## generate the reference pages from the code
 	@$(BIN)/python -m llm_router.config.reference
+	@$(BIN)/python docs/generate.py
 
 clean:           ## remove what these targets made
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
+# A half-made environment would pass for a whole one the next time, so it is removed.
 $(VENV)/bin/python:
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "there is no $(PYTHON): install it (Debian, Ubuntu: sudo apt install python3 python3-venv)" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	  echo "llm-router needs Python 3.11 or newer: set PYTHON=/path/to/python3.11" >&2; exit 1; }
-	@$(PYTHON) -m venv $(VENV) || { \
-	  echo "python3 can't make virtual environments: sudo apt install python3-venv" >&2; exit 1; }
+	  echo "llm-router needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) -V 2>&1):" \
+	       "name another with make PYTHON=/path/to/python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { \
+	  echo "$(PYTHON) can't make virtual environments: install its venv package" \
+	       "(Debian, Ubuntu: sudo apt install python3-venv)" >&2; exit 1; }
+	@echo "Making a virtual environment in $(VENV) ..."
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 $(VENV)/.run: pyproject.toml | $(VENV)/bin/python
-	@echo "Installing llm-router into $(VENV) (once) ..."
-	@$(PIP) install -q -e '.[demo]'
+	@echo "Installing llm-router into $(VENV) (once, about 260 MB) ..."
+	@$(PIP) install -e '.[demo]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 	@echo "Installing llm-router and its development tools into $(VENV) (once) ..."
-	@$(PIP) install -q -e '.[dev]'
+	@$(PIP) install -e '.[dev]'
 	@touch $@ $(VENV)/.run
