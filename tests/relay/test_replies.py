@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 
 import pytest
 from wire import LIMIT, Bench, chunked, read_request, reply
@@ -506,6 +507,16 @@ async def test_two_hundred_streams_at_once_all_arrive_whole(bench: Bench) -> Non
 
     texts = await asyncio.gather(*(one() for _ in range(200)))
     assert set(texts) == {"".join(str(i) for i in range(20))}
+
+
+async def test_what_cant_be_sent_is_answered_instead_of_hanging(bench: Bench) -> None:
+    assert bench.dispatcher.upstream is not None
+    bench.dispatcher.upstream = replace(bench.dispatcher.upstream, credential="schlüssel")
+    client = await bench.client()
+    client.chat()
+    answer = await client.answer()
+    assert (answer.status, answer.json()["error"]["code"]) == (500, "invalid_configuration")  # type: ignore[index]
+    await bench.dispatcher.until(lambda: bench.dispatcher.closed == [(1, False)])
 
 
 async def test_credentials_and_private_headers_stay_here(bench: Bench) -> None:

@@ -263,7 +263,10 @@ class Exchange:
             self._stop_ticking()
         if self._started and self._status is not None:
             self._sink.data(self._status.ready(monotonic() - self._since))
-        self._send(upstream)
+        try:
+            self._send(upstream)
+        except LlmRouterError as error:
+            self._answer(error)
 
     def refused(self, error: LlmRouterError) -> None:
         self._request = None
