@@ -27,6 +27,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
     yield start
     for router in routers:
         assert await router.stop() == 0
+    for router in routers:
         assert "Traceback" not in router.log.read_text(), router.log.read_text()
         assert leftovers(router) == []
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
@@ -24,7 +26,12 @@ _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["llm_router.app", "llm_router.cli.commands", "pytest"])
 
 
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
 def _run(argv: list[str], output: Connection, log: str) -> None:
+    # A test run that is cut off takes its routers with it, and they take their engines.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     os.dup2(output.fileno(), 1)
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), 2)
     os.environ.update(NO_COLOR="1", COLUMNS="200")
