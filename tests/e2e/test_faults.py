@@ -194,7 +194,9 @@ async def test_a_second_router_on_one_state_folder_leaves_nothing_either(start: 
     router = await start({"a": fake()})
     await router.chat("a")
     pid = await _engine(router, "a")
-    second = await start({"b": fake("--spawn-child", "session")}, state_dir=str(router.folder / "state"))
+    second = await start(
+        {"b": fake("--spawn-child", "session", backend="hasty")}, state_dir=str(router.folder / "state")
+    )
     await second.chat("b")
     orphan = await _engine(second, "b")
     await second.kill()
