@@ -256,6 +256,20 @@ async def test_a_second_routers_models_are_ended_by_the_next_first_one(tmp_path:
     reap(orphan.pid)
 
 
+async def test_a_folder_whose_name_is_a_number_is_no_part_of_another(tmp_path: Path) -> None:
+    first = ProcessLauncher(tmp_path)
+    started = await first.start(fake_spec(), identity())
+    first.close()
+    other, found = await successor(tmp_path / "2")
+    other.close()
+    assert found == []
+    assert is_alive(started.pid)
+    first, (adopted,) = await successor(tmp_path)
+    await adopted.stop(AT_ONCE)
+    first.close()
+    reap(started.pid)
+
+
 async def test_a_second_router_that_runs_is_left_alone(launcher: ProcessLauncher, tmp_path: Path) -> None:
     second = ProcessLauncher(tmp_path / "state")
     process = await second.start(fake_spec(), identity())

@@ -29,13 +29,14 @@ MAX_ROUTERS = 9
 
 class StateFolder:
     """One router's own, locked. `id` marks the processes started from this folder, so that routers with different
-    folders never touch each other's.
+    folders never touch each other's. `base`: the folder that routers share; `path`: this one, or one inside it.
 
     Raises: BlockingIOError where another router is using it; OSError where it can't be used at all.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, base: Path) -> None:
         self.path = path
+        self.base = base
         self.logs = path / "logs"
         self.instances = path / "instances"
         for folder in (path, self.logs, self.instances):
@@ -77,18 +78,19 @@ def open_state(path: Path) -> StateFolder:
             if state.path != path:
                 log.warning("this router's state is kept in %s", state.path)
             return state
-    state = StateFolder(Path(tempfile.mkdtemp(prefix="llm-router-")))
+    folder = Path(tempfile.mkdtemp(prefix="llm-router-"))
+    state = StateFolder(folder, folder)
     log.warning("this router's state is kept in %s: models will not survive a restart", state.path)
     return state
 
 
 def abandoned(state: StateFolder) -> Iterator[StateFolder]:
     """What routers used that shared the folder with this one and are gone now. Close each."""
-    base = state.path.parent if state.path.name.isdigit() else state.path
-    for path in (*_folders(base), *_folders(_substitute_for(base))):
-        if path != state.path and (path / "id").exists():
-            with contextlib.suppress(OSError):
-                yield StateFolder(path)
+    for base in (state.base, _substitute_for(state.base)):
+        for path in _folders(base):
+            if path != state.path and (path / "id").exists():
+                with contextlib.suppress(OSError):
+                    yield StateFolder(path, base)
 
 
 def _folders(base: Path) -> list[Path]:
@@ -98,7 +100,7 @@ def _folders(base: Path) -> list[Path]:
 def _shared(base: Path) -> StateFolder:
     for path in _folders(base):
         try:
-            return StateFolder(path)
+            return StateFolder(path, base)
         except BlockingIOError:
             log.warning("cannot share the state folder %s: another router is using it", path)
     raise BlockingIOError(f"{MAX_ROUTERS} routers are using it already")
