@@ -136,6 +136,14 @@ async def test_what_is_not_http_becomes_a_502(bench: Bench, garbage: bytes) -> N
     assert answer.json()["error"]["code"] in ("upstream_garbage", "upstream_lost")  # type: ignore[index]
 
 
+async def test_a_head_without_an_end_is_given_up(bench: Bench) -> None:
+    bench.upstream.script = reply(b"HTTP/1.1 200 OK\r\n", *(b"x-%d: %b\r\n" % (i, b"y" * 2**20) for i in range(9)))
+    client = await bench.client()
+    client.chat()
+    answer = await client.answer()
+    assert (answer.status, answer.json()["error"]["code"]) == (502, "upstream_garbage")  # type: ignore[index]
+
+
 async def test_bytes_after_the_end_of_a_reply_never_reach_a_client(bench: Bench) -> None:
     bench.upstream.script = reply(ok() + b"HTTP/1.1 200 OK\r\nx-evil: 1\r\ncontent-length: 4\r\n\r\nevil")
     client = await bench.client()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import defaultdict
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Protocol, cast
 
 import httptools
@@ -22,14 +22,15 @@ Headers = list[tuple[bytes, bytes]]
 _SWEEP_S = 1.0
 _IDLE_S = 30.0  # shorter than any engine's keep-alive we know; a connection that died sooner is retried
 _CONNECT_S = 5.0
-_MAX_HEAD = 256  # header fields; llhttp itself has no limit
+_MAX_HEAD = 8 * 1024 * 1024  # bytes until a head is complete, which may come with its whole body
 
 
 class Reply(Protocol):
     """Who receives a reply. Exactly one of `reply_end` and `reply_lost` comes last; none after `Call.cancel`."""
 
-    def reply_head(self, status: int, headers: Headers, length: int | None) -> None:
-        """`length`: the body's, in bytes; None when it is chunked or ends with the connection."""
+    def reply_head(self, status: int, headers: Mapping[bytes, bytes], length: int | None) -> None:
+        """`headers`: by name in lower case. `length`: the body's, in bytes; None when it is chunked or ends with the
+        connection."""
 
     def reply_data(self, data: bytes) -> None: ...
 
@@ -177,7 +178,8 @@ class _Connection(asyncio.Protocol):
         "_close_framed",
         "_complete",
         "_extra",
-        "_headers",
+        "_fields",
+        "_head_size",
         "_keep_alive",
         "_last",
         "_length",
@@ -190,6 +192,7 @@ class _Connection(asyncio.Protocol):
         "_status",
         "_transport",
         "on_body",
+        "on_header",
         "upstream",
     )
 
@@ -198,7 +201,11 @@ class _Connection(asyncio.Protocol):
         self._pool = pool
         self._transport: asyncio.Transport | None = None
         self._body: list[bytes] = []
-        self.on_body = self._body.append  # httptools calls it directly: no frame of ours for each piece
+        self._fields: dict[bytes, bytes] = {}
+        # httptools calls these two directly: no frame of ours for each field and piece. Of a repeated field the last
+        # counts; the only one that servers repeat is Set-Cookie, which goes to nobody.
+        self.on_header = self._fields.__setitem__
+        self.on_body = self._body.append
         self._parser = httptools.HttpResponseParser(self)
         self._call: Call | None = None
         self._reused = False
@@ -207,7 +214,8 @@ class _Connection(asyncio.Protocol):
         self._reset()
 
     def _reset(self) -> None:
-        self._headers: Headers = []
+        self._fields.clear()
+        self._head_size = 0
         self._status = 0
         self._length: int | None = None
         self._close_framed = False
@@ -269,6 +277,11 @@ class _Connection(asyncio.Protocol):
             return
         self._last = self._pool.now
         self._received = True
+        if not self._status:
+            self._head_size += len(data)
+            if self._head_size > _MAX_HEAD:
+                self._fail(UpstreamGarbage(f"cannot read the reply of {self.upstream.model}: its head doesn't end"))
+                return
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
@@ -312,12 +325,6 @@ class _Connection(asyncio.Protocol):
         if self._complete:
             self._extra = True
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._complete:
-            self._headers.append((name.lower(), value))
-            if len(self._headers) > _MAX_HEAD:
-                raise ValueError("too many header fields")
-
     def on_headers_complete(self) -> None:
         if self._complete:
             return
@@ -326,18 +333,14 @@ class _Connection(asyncio.Protocol):
             if self._status == 101:
                 raise ValueError("an upgrade nobody asked for")
             return
-        chunked = False
-        for name, value in self._headers:
-            if name == b"content-length":
-                self._length = int(value)
-            elif name == b"transfer-encoding":
-                chunked = True
-        if chunked:
-            self._length = None
+        fields = {name.lower(): value for name, value in self._fields.items()}
+        chunked = b"transfer-encoding" in fields
+        if b"content-length" in fields and not chunked:
+            self._length = int(fields[b"content-length"])
         self._close_framed = self._length is None and not chunked and self._status not in (204, 304)
         call = self._call
         if call is not None and call.reply is not None:
-            call.reply.reply_head(self._status, self._headers, self._length)
+            call.reply.reply_head(self._status, fields, self._length)
             if call.without_body:
                 self._complete = True
                 self._extra = True  # llhttp would go on waiting for a body that doesn't come
@@ -346,7 +349,7 @@ class _Connection(asyncio.Protocol):
         if self._complete:
             return
         if self._status < 200:  # 100 Continue, 103 Early Hints: the reply itself is still to come
-            self._headers = []
+            self._fields.clear()
             return
         self._complete = True
         self._pieces = len(self._body)  # what is appended from now on isn't part of the reply

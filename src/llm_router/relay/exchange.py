@@ -300,9 +300,9 @@ class Exchange:
 
     # -- from the server
 
-    def reply_head(self, status: int, headers: Headers, length: int | None) -> None:
+    def reply_head(self, status: int, headers: Mapping[bytes, bytes], length: int | None) -> None:
         kind, facts = self._target.kind, self._facts
-        streamed = dict(headers).get(b"content-type", b"").startswith(b"text/event-stream")
+        streamed = headers.get(b"content-type", b"").startswith(b"text/event-stream")
         rewritable = status == 200 and facts is not None and kind in (Kind.CHAT, Kind.COMPLETION)
         if rewritable and streamed:
             assert facts is not None
@@ -313,13 +313,13 @@ class Exchange:
                 sent_at=self._sent_at,
             )
             if not self._started:
-                self._head(200, header_rules.response_headers(headers), None)
+                self._head(200, header_rules.response_headers(headers.items()), None)
         elif self._started or (rewritable and (length is None or length <= _HELD_REPLY)):
             self._held = []
-            self._held_head = (status, header_rules.response_headers(headers))
+            self._held_head = (status, header_rules.response_headers(headers.items()))
         else:
             self._relayed = True
-            self._head(status, header_rules.response_headers(headers), length)
+            self._head(status, header_rules.response_headers(headers.items()), length)
 
     def reply_data(self, data: bytes) -> None:
         rewriter = self._rewriter

@@ -53,7 +53,8 @@ class ProtocolSink:
         self.exchange: Exchange
 
     def reply(self, status: int, headers: Headers, body: bytes) -> None:
-        self._write(self._head(status, headers, len(body)) + body)  # one write is one system call
+        if not self.disconnected:
+            self._protocol.transport.write(self._head(status, headers, len(body)) + body)  # one write, one system call
         self.end()
 
     def head(self, status: int, headers: Headers, length: int | None) -> None:
