@@ -32,6 +32,7 @@ class ProtocolSink:
     __slots__ = (
         "_chunked",
         "_protocol",
+        "_write",
         "body",
         "disconnected",
         "exchange",
@@ -43,6 +44,7 @@ class ProtocolSink:
 
     def __init__(self, protocol: RelayProtocol) -> None:
         self._protocol = protocol
+        self._write = protocol.transport.write
         self._chunked = False
         self.body: list[bytes] = []
         self.size = 0
@@ -53,8 +55,7 @@ class ProtocolSink:
         self.exchange: Exchange
 
     def reply(self, status: int, headers: Headers, body: bytes) -> None:
-        if not self.disconnected:
-            self._protocol.transport.write(self._head(status, headers, len(body)) + body)  # one write, one system call
+        self._write(self._head(status, headers, len(body)) + body)  # one write, one system call
         self.end()
 
     def head(self, status: int, headers: Headers, length: int | None) -> None:
@@ -75,8 +76,7 @@ class ProtocolSink:
     def data(self, data: bytes) -> None:
         if self._chunked:
             data = b"%x\r\n%b\r\n" % (len(data), data) if data else b""  # an empty chunk would be the end
-        if not self.disconnected:
-            self._protocol.transport.write(data)
+        self._write(data)
 
     def end(self) -> None:
         if self._chunked:
@@ -89,10 +89,6 @@ class ProtocolSink:
     def abort(self) -> None:
         self.response_complete = True
         self._protocol.transport.abort()
-
-    def _write(self, data: bytes) -> None:
-        if not self.disconnected:
-            self._protocol.transport.write(data)
 
 
 class RelayProtocol(HttpToolsProtocol):

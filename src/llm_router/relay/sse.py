@@ -9,6 +9,8 @@ up over all chunks that have them. So the chunk with the `finish_reason` waits u
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
 from llm_router.relay import usage as tokens
@@ -33,11 +35,13 @@ class StreamRewriter:
     `started`: a chunk with choices has left. `finished`: a finish reason was seen, so the reply is complete even if the
     connection breaks now. `done`: the end of the stream has left, and everything after it is dropped. `error`: what the
     server said went wrong, or None.
+
+    `quickly`, `count`: the first step of `feed`, for a caller who saves himself the rest: what to send for a piece that
+    is like one before, or None; each piece that it knows is one more in `count`.
     """
 
     __slots__ = (
         "_chat",
-        "_count",
         "_cutter",
         "_figures_sent",
         "_finished_at",
@@ -47,16 +51,17 @@ class StreamRewriter:
         "_last",
         "_learned_at",
         "_performance",
-        "_quick",
         "_reasoning",
         "_sent_at",
         "_templates",
         "_timings",
         "_usage",
         "_useless",
+        "count",
         "done",
         "error",
         "finished",
+        "quickly",
         "started",
     )
 
@@ -68,14 +73,14 @@ class StreamRewriter:
         self._performance = performance
         self._reasoning = reasoning
         self._sent_at = self._first_at = self._finished_at = sent_at
-        self._count = 0  # events with text: the only count there is when the server has none
+        self.count = 0  # events with text: the only count there is when the server has none
         self._cutter = Cutter()
         self._held: Chunk | None = None
         self._last: Raws = {}
         self._usage: object = None
         self._timings: object = None
         self._figures_sent = False
-        self._quick: Template | None = None
+        self.quickly: Callable[[bytes], bytes | None] = _unknown
         self._templates: list[Template] = []
         self._learned_at = 0
         self._useless = 0
@@ -87,12 +92,10 @@ class StreamRewriter:
 
         Raises: UpstreamGarbage when an event doesn't end within 16 MiB.
         """
-        quick = self._quick
-        if quick is not None:
-            known = quick.apply(data)
-            if known is not None:
-                self._count += 1
-                return known
+        known = self.quickly(data)
+        if known is not None:
+            self.count += 1
+            return known
         return self._read(data, now)
 
     def finish(self, now: float) -> bytes:
@@ -120,7 +123,7 @@ class StreamRewriter:
                 break
             out.append(self._event(event, now))
         waits = self.done or self._cutter.tail or self._held is not None
-        self._quick = None if waits or not self._templates else self._templates[0]
+        self.quickly = _unknown if waits or not self._templates else self._templates[0].apply
         sent = out[0] if len(out) == 1 else b"".join(out)
         return data if sent == data else sent
 
@@ -129,7 +132,7 @@ class StreamRewriter:
             for template in self._templates:
                 known = template.apply(event)
                 if known is not None:
-                    self._count += 1
+                    self.count += 1
                     return known
         others, values = lines_of(event)
         payload = b"\n".join(values)
@@ -175,8 +178,8 @@ class StreamRewriter:
             self._timings = chunk.timings
         self._last = chunk.top
         if chunk.has_text:  # 2
-            self._count += 1
-            if self._count == 1:
+            self.count += 1
+            if self.count == 1:
                 self._first_at = now
         if chunk.is_only_figures(after_finish=self._held is not None):
             return None
@@ -194,8 +197,8 @@ class StreamRewriter:
 
     def _learn(self, event: bytes, *, changed: bool) -> None:
         """Remember what this event looks like around its text, unless that has proved useless in this stream."""
-        self._useless = self._useless + 1 if self._count == self._learned_at + 1 else 0
-        self._learned_at = self._count
+        self._useless = self._useless + 1 if self.count == self._learned_at + 1 else 0
+        self._learned_at = self.count
         if self._useless < _USELESS_MAX:
             template = learn(event, self._transformed if changed else None)
             if template is not None:
@@ -222,7 +225,7 @@ class StreamRewriter:
     def _close(self, end: bytes) -> bytes:
         self.done = True
         self._cutter.tail = b""
-        self._quick = None
+        self.quickly = _unknown
         return end
 
     def _conclude(self) -> bytes:
@@ -258,14 +261,18 @@ class StreamRewriter:
 
     def _figures(self) -> tokens.Figures:
         # When all came at once, nothing says where the prompt ended.
-        began = self._first_at if self._count > 1 and self._first_at < self._finished_at else self._sent_at
+        began = self._first_at if self.count > 1 and self._first_at < self._finished_at else self._sent_at
         return tokens.figures(
             self._usage,
             self._timings,
-            counted=self._count,
+            counted=self.count,
             measured_prompt_ms=(began - self._sent_at) * 1000,
             measured_predicted_ms=(self._finished_at - began) * 1000,
         )
+
+
+def _unknown(data: bytes) -> None:
+    """Nothing to compare with yet."""
 
 
 def error_events(message: str, code: str | int, kind: str = "server_error") -> bytes:
