@@ -149,4 +149,3 @@ class Process:
         if result is None:
             return None
         return result.si_status if result.si_code == os.CLD_EXITED else -result.si_status
-
