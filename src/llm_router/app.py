@@ -7,7 +7,7 @@ import logging
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import FrameType
 
@@ -41,6 +41,7 @@ _BACKLOG = 2048
 def serve(config: Config, path: Path | None, on_ready: Callable[[str], None]) -> int:
     """Run the router until a signal ends it. `path`: where `config` came from, for the status; `on_ready` is called
     with the base URL once requests are taken. Returns the exit code. Raises: ConfigError."""
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # its comings and goings are ours to tell
     listener = _listen(config.host, config.router_port)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(config, path, listener, on_ready))
@@ -79,12 +80,15 @@ async def _serve(config: Config, path: Path | None, listener: socket.socket, on_
         timeout_graceful_shutdown=int(config.drain_timeout) or 1,
         backlog=_BACKLOG,
     )
-    await supervisor.adopt()
-    for name, model in config.models.items():
-        if model.preload:
-            supervisor.load(name)
+
+    async def prepare() -> None:
+        await supervisor.adopt()
+        for name, model in config.models.items():
+            if model.preload:
+                supervisor.load(name)
+
+    server = _Server(settings, prepare, lambda: on_ready(_url(listener)), supervisor.refuse_new)
     try:
-        server = _Server(settings, supervisor.refuse_new, lambda: on_ready(_url(listener)))
         await server.serve(sockets=[listener])
     finally:
         await supervisor.close()
@@ -95,15 +99,24 @@ class _Server(uvicorn.Server):
     """uvicorn's server with our phases: a first signal refuses what is new and lets running replies finish; a second
     one skips that."""
 
-    def __init__(self, config: uvicorn.Config, stopping: Callable[[], None], started: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        prepare: Callable[[], Awaitable[None]],
+        started: Callable[[], None],
+        stopping: Callable[[], None],
+    ) -> None:
         super().__init__(config)
-        self._stopping = stopping
+        self._prepare = prepare
         self._started = started
+        self._stopping = stopping
         self._loop = asyncio.get_running_loop()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._prepare()  # here rather than before: from the start of `serve` on, signals come to `handle_exit`
         await super().startup(sockets)
-        self._started()
+        if not self.should_exit:
+            self._started()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.should_exit:

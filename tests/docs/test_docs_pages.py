@@ -79,5 +79,5 @@ def test_the_curl_of_the_readme_is_one_the_router_would_take() -> None:
 
 
 def test_the_example_configuration_names_no_backend_option_that_the_built_in_server_lacks() -> None:
-    config = json.loads((pages.ROOT / "config" / "router_config.json").read_text())
+    config = json.loads((pages.ROOT / "config" / "router_config.example.json").read_text())
     assert "llamacpp" not in config.get("backends", {})

@@ -25,7 +25,7 @@ def build(services: Services, catalog: Catalog, admin: Admin, *, body_limit: int
     app.add_exception_handler(LlmRouterError, _explain)
     app.add_exception_handler(HTTPException, _refuse)
 
-    @app.get("/health")
+    @app.api_route("/health", methods=["GET", "HEAD"])
     async def health() -> dict[str, str]:
         return {"status": "ok"}
 
@@ -41,7 +41,14 @@ def _explain(request: Request, error: Exception) -> Response:
 def _refuse(request: Request, error: Exception) -> Response:
     """Unknown paths and methods, in OpenAI's error shape."""
     assert isinstance(error, HTTPException)
-    what = {404: f"cannot find {request.url.path}", 405: f"cannot {request.method} {request.url.path}"}
-    message = what.get(error.status_code, str(error.detail)) + ": GET /docs lists what there is"
-    body = {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": "not_found"}}
+    path = request.url.path
+    match error.status_code:
+        case 404:
+            code, message = "not_found", f"cannot find {path}: the routes begin with /v1, /upstream, /health or /admin"
+        case 405:
+            allowed = (error.headers or {}).get("allow", "another method")
+            code, message = "method_not_allowed", f"cannot {request.method} {path}: use {allowed}"
+        case _:
+            code, message = "invalid_request", f"cannot serve this request: {error.detail}"
+    body = {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": code}}
     return JSONResponse(body, error.status_code, error.headers)

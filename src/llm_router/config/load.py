@@ -20,6 +20,7 @@ from llm_router.config.schema import Config
 from llm_router.config.text import BadSyntax, Text, parse
 from llm_router.errors import ConfigError
 
+_SYSTEM = Path("/etc/llm-router")
 _NAMES = ("router_config.json", "router_config.yaml", "router_config.yml")
 
 
@@ -46,7 +47,7 @@ def find(explicit: Path | None = None) -> Path:
         Path("config"),
         platformdirs.user_config_path("llm-router"),
         platformdirs.site_config_path("llm-router"),
-        Path("/etc/llm-router"),
+        _SYSTEM,
     ]
     for folder in folders:
         for name in _NAMES:

@@ -11,6 +11,7 @@ import argparse
 import os
 import signal
 import sys
+from importlib.metadata import PackageNotFoundError, distribution
 from typing import Any, NoReturn
 
 
@@ -98,6 +99,23 @@ def gpu_layers(text: str) -> int:
         fail(2, f'-ngl {text}: write a number, "auto" or "all"')
 
 
+def start_over_with_openmp() -> None:
+    """Go on as a new process that finds the OpenMP library of the package; return where that can't help.
+
+    xllamacpp wants libgomp.so.1 from the system, and small installations have none. The loader looks into
+    LD_LIBRARY_PATH as it was when the process began, so setting it is not enough.
+    """
+    try:
+        library = distribution("cmeel-libomp").locate_file("cmeel.prefix/lib/libgomp.so.1")
+    except PackageNotFoundError:
+        return
+    folder = os.path.dirname(str(library))  # noqa: PTH120
+    folders = [one for one in os.environ.get("LD_LIBRARY_PATH", "").split(":") if one]
+    if folder not in folders:
+        os.environ["LD_LIBRARY_PATH"] = ":".join([*folders, folder])
+        os.execv(sys.executable, sys.orig_argv)  # noqa: S606 -- ourselves again, with the same pid and stdin
+
+
 def fail(code: int, message: str) -> NoReturn:
     print(f"error: {message}", file=sys.stderr, flush=True)
     sys.exit(code)
@@ -116,6 +134,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         import xllamacpp
     except ImportError as error:
+        if "libgomp" in str(error):
+            start_over_with_openmp()
+            fail(1, f"cannot serve {options.model}: {error}; install it, as with `sudo apt install libgomp1`")
         fail(1, f"cannot serve {options.model}: xllamacpp is not installed ({error}); run `pip install xllamacpp`")
     params = parameters(options)
     try:

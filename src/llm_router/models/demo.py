@@ -49,11 +49,11 @@ def prepare(cache: Path, report: Report, *, places: list[Path] | None = None) ->
     Downloads only if neither this machine nor `cache` has a real chat model. Raises: tiny.GeneratorMissing; OSError
     where `cache` can't be written.
     """
+    known = _known_answers(cache, report)  # first: without the extra that makes them, nothing is fetched for nothing
     models = _from_this_machine(report, local.folders() if places is None else places)
     if not _chats(models):
         models = {**(_from_earlier(cache) or _fetched(cache, report)), **models}
-    models.update(_known_answers(cache, report))
-    return {"models": models}
+    return {"models": {**models, **known}}
 
 
 def _from_this_machine(report: Report, places: list[Path]) -> Models:
