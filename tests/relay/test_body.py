@@ -316,3 +316,14 @@ def test_messages_of_an_unknown_shape_are_the_servers_to_refuse(messages: Any) -
 )
 def test_a_servers_message_is_found_in_every_shape(reply: bytes, message: str | None) -> None:
     assert error_message(reply) == message
+
+
+@pytest.mark.parametrize("backslashes", [0, 1, 31, 32, 33, 200])
+@pytest.mark.parametrize("marked_text", [True, False])
+def test_escaped_marks_are_found_behind_any_number_of_backslashes(backslashes: int, marked_text: bool) -> None:
+    text = "line\n" * backslashes + (marked("⏳ Loading") if marked_text else "")
+    body = json.dumps({"model": "m", "messages": [{"role": "assistant", "content": text + "kept"}]}).encode()
+    facts = read(body)
+    assert facts.has_marks is marked_text
+    sent = json.loads(rewrite(body, facts, served_name=None, ask_usage=False, parameters=None))
+    assert sent["messages"][0]["content"] == "line\n" * backslashes + "kept"

@@ -79,6 +79,7 @@ _encode = msgspec.json.Encoder().encode
 _ESCAPED_LETTER = re.compile(rb"\\u00[4-7]")
 _MODEL = re.compile(rb'"model"[ \t\r\n]*:[ \t\r\n]*("[^"\\]*(?:\\.[^"\\]*)*")')
 _TASK = b"### Task:"
+_TASK_WITHIN = 512  # bytes from the start of the messages: the heading is the first thing in the only one
 _MARK = MARK.encode()
 _ESCAPED_MARK = b"\\u2063"
 # The messages are most of a body, and what is in them can't be a key of the outermost object.
@@ -112,9 +113,9 @@ def read(body: bytes | bytearray) -> Facts:
         stream=stream,
         include_usage=head.stream_options is not _NONE and _asks_usage(head.stream_options),
         plain=_is_plain(head),
-        background=not stream and _TASK in body and _is_task(head.messages),
+        background=not stream and _TASK in bytes(memoryview(head.messages)[:_TASK_WITHIN]) and _is_task(head.messages),
         has_options=head.stream_options is not _NONE,
-        has_marks=_ESCAPED_MARK in body or (not ascii_only and _MARK in body),
+        has_marks=_has_escaped_mark(body) or (not ascii_only and _MARK in body),
     )
 
 
@@ -246,6 +247,21 @@ def _asks_usage(options: msgspec.Raw) -> bool:
         ) from None
 
 
+def _has_escaped_mark(body: bytes | bytearray) -> bool:
+    """Looks at each backslash, which is one memchr to find: looking for the mark itself takes 25 µs for 32 KB. Where
+    there are many (code, say), that is the faster way after all."""
+    at = body.find(_BACKSLASH)
+    for _ in range(_BACKSLASHES):
+        if at < 0:
+            return False
+        if body.startswith(_ESCAPED_MARK, at):
+            return True
+        at = body.find(_BACKSLASH, at + 1)
+    return body.find(_ESCAPED_MARK, max(at, 0)) >= 0
+
+
+_BACKSLASH = 0x5C
+_BACKSLASHES = 32
 _EMPTY = (b"null", b"[]", b"{}", b'""')
 
 
