@@ -33,7 +33,8 @@ async def test_three_requests_to_two_models_give_three_real_answers(router: Rout
     assert ["✓ Model ready!" in answer.written for answer in answers] == [True, True, True, False]
     for answer in answers:
         timings = answer.chunks[-1]["timings"]
-        counts = performance_line(timings["predicted_n"], timings["predicted_ms"], estimated=False)
+        rate = timings["predicted_per_second"]
+        counts = performance_line(timings["predicted_n"], timings["predicted_ms"], rate, estimated=False)
         assert answer.written.endswith(counts), "the line shows the engine's own counts"
         assert answer.chunks[-1]["usage"]["completion_tokens"] == timings["predicted_n"]
 

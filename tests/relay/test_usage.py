@@ -29,7 +29,7 @@ def made(usage: object = None, timings: object = None, counted: int = 7) -> Figu
     ],
 )
 def test_the_performance_line(count: int, ms: float, estimated: bool, line: str) -> None:
-    assert performance_line(count, ms, estimated=estimated) == line
+    assert performance_line(count, ms, count * 1000 / ms if ms else 0.0, estimated=estimated) == line
 
 
 def test_a_servers_usage_and_the_measured_times_make_timings() -> None:

@@ -86,7 +86,7 @@ def rewrite_reply(body: bytes, *, chat: bool, performance: bool, sent_at: float,
         measured_prompt_ms=None,
         measured_predicted_ms=predicted_ms,
     )
-    if chat and performance and figures.predicted_n:
+    if chat and performance and figures.predicted_n > 1:
         _append(chunk.choices[0], marked("\n\n" + figures.line()))
     return chunk.encoded(usage=figures.usage, timings=figures.timings)
 

@@ -245,7 +245,7 @@ class StreamRewriter:
             return as_event(held.encoded())
         figures = self._figures()
         out = b""
-        if self._performance and self._chat and figures.predicted_n:
+        if self._performance and self._chat and figures.predicted_n > 1:  # one token has no speed
             text, held = held.split()
             out = text + as_event(held.saying(marked("\n\n" + figures.line())))
         if self._include_usage:

@@ -30,13 +30,15 @@ class Figures:
 
     def line(self) -> str:
         """The performance line for people."""
-        return performance_line(self.predicted_n, self.timings["predicted_ms"], estimated=self.estimated)
+        rate = self.timings["predicted_per_second"]
+        return performance_line(self.predicted_n, self.timings["predicted_ms"], rate, estimated=self.estimated)
 
 
-def performance_line(predicted_n: int, predicted_ms: float, *, estimated: bool) -> str:
-    """`[Performance: 45.2 tok/s | 128 tokens in 2.83s]`; `~` before both counts that are an estimate."""
+def performance_line(predicted_n: int, predicted_ms: float, rate: float, *, estimated: bool) -> str:
+    """`[Performance: 45.2 tok/s | 128 tokens in 2.83s]`; `~` before both counts that are an estimate.
+
+    `rate`: tokens a second, as the server reckons them (llama.cpp leaves out the first one)."""
     about = "~" if estimated else ""
-    rate = _per_second(predicted_n, predicted_ms)
     return f"[Performance: {about}{rate:.1f} tok/s | {about}{predicted_n} tokens in {predicted_ms / 1000:.2f}s]"
 
 
