@@ -27,7 +27,8 @@ from llm_router.errors import ConfigError
 from llm_router.launchers.process import ProcessLauncher
 from llm_router.relay import protocol
 from llm_router.relay.body import Parameters
-from llm_router.relay.exchange import Model, Services
+from llm_router.relay.exchange import Services
+from llm_router.relay.request import Model, Preferences
 from llm_router.relay.status_text import Mode
 from llm_router.runtime.instances import Launch
 from llm_router.runtime.supervisor import Supervisor
@@ -62,8 +63,10 @@ async def _serve(config: Config, path: Path | None, listener: socket.socket, on_
         pool=supervisor.pool,
         models=_models(config),
         render=render,
-        status=None if config.status == "auto" else Mode(config.status),
-        performance={"always": True, "never": False}.get(config.performance_line),
+        preferences=Preferences(
+            status=None if config.status == "auto" else Mode(config.status),
+            performance={"always": True, "never": False}.get(config.performance_line),
+        ),
     )
     now = asyncio.get_running_loop().time
     admin = Admin(supervisor, catalog, None if path is None else str(path), now)

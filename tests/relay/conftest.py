@@ -17,8 +17,9 @@ from llm_router.api.errors import render
 from llm_router.api.openai import TARGETS, inference
 from llm_router.relay import protocol
 from llm_router.relay.client import Pool
-from llm_router.relay.exchange import Model, Services
+from llm_router.relay.exchange import Services
 from llm_router.relay.lease import Upstream
+from llm_router.relay.request import Model, Preferences
 from llm_router.relay.status_text import Mode
 from llm_router.runtime.tasks import Tasks
 
@@ -52,7 +53,11 @@ async def bench(sink: str) -> AsyncIterator[Bench]:
     )
     pool = Pool(spawn=tasks.spawn, timeout_s=2.0)
     services = Services(
-        dispatcher=dispatcher, pool=pool, models={"m": Model(name="m")}, render=render, status=Mode.CONTENT
+        dispatcher=dispatcher,
+        pool=pool,
+        models={"m": Model(name="m")},
+        render=render,
+        preferences=Preferences(status=Mode.CONTENT),
     )
     app = Starlette(routes=[route for route in inference(services, None, LIMIT) if "upstream" not in route.path])  # type: ignore[arg-type]
     hot = TARGETS if sink == "protocol" else {}

@@ -12,7 +12,8 @@ from starlette.types import Receive, Scope, Send
 from llm_router.api.catalog import Catalog
 from llm_router.errors import ModelNotFound
 from llm_router.relay.asgi import relay
-from llm_router.relay.exchange import Kind, Services, Target
+from llm_router.relay.exchange import Services
+from llm_router.relay.request import Kind, Target
 
 _INFERENCE = {
     "/v1/chat/completions": Kind.CHAT,

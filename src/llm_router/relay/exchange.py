@@ -9,23 +9,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import Enum
 from time import monotonic, time
 
-from llm_router.errors import (
-    InvalidRequest,
-    LlmRouterError,
-    ModelNotFound,
-    UnsupportedMediaType,
-    UpstreamError,
-    UpstreamLost,
-)
+from llm_router.errors import LlmRouterError, UpstreamError, UpstreamLost
 from llm_router.relay import body as bodies
 from llm_router.relay import headers as header_rules
-from llm_router.relay import status_text
 from llm_router.relay.client import Call, Headers, Pool
 from llm_router.relay.lease import Dispatcher, Upstream
 from llm_router.relay.reply import rewrite_reply
+from llm_router.relay.request import Kind, Model, Preferences, Request, Target, read, status_mode
 from llm_router.relay.sink import Sink
 from llm_router.relay.sse import StreamRewriter, error_events
 from llm_router.relay.status_text import Mode, StatusStream
@@ -38,64 +30,31 @@ _SSE_HEADERS: Headers = [
 _HELD_REPLY = 8 * 1024 * 1024  # a larger JSON reply passes unchanged rather than being held in memory
 
 
-class Kind(Enum):
-    """What the relay knows about a route. RAW: nothing; bytes pass as they are."""
-
-    CHAT = "chat"
-    COMPLETION = "completion"
-    EMBEDDING = "embedding"
-    RAW = "raw"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
-    """What to send upstream: `path` with its query. `model`: named by the path; None: named by the body."""
-
-    kind: Kind
-    method: bytes
-    path: bytes
-    model: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Model:
-    """What the relay must know of a configured model."""
-
-    name: str
-    parameters: bodies.Parameters | None = None
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """What all exchanges share. `models` finds a model by each of its names. `render` makes an HTTP reply of an error.
-
-    `status`: None means "auto". `performance`: True always, False never, None auto.
-    """
+    """What all exchanges share. `models` finds a model by each of its names. `render` makes an HTTP reply of an error."""
 
     dispatcher: Dispatcher
     pool: Pool
     models: Mapping[str, Model]
     render: Callable[[LlmRouterError], tuple[int, Headers, bytes]]
-    status: Mode | None = None
-    performance: bool | None = None
+    preferences: Preferences
 
 
 class Exchange:
     """One request and its reply. Owned by its sink, which must call `client_gone` when the client leaves early."""
 
     __slots__ = (
+        "_asked",
         "_attempt",
         "_body",
         "_call",
-        "_facts",
         "_headers",
         "_held",
         "_held_head",
         "_held_size",
         "_loop",
-        "_model",
         "_paused",
-        "_performance",
         "_relayed",
         "_request",
         "_rewriter",
@@ -117,8 +76,7 @@ class Exchange:
         self._headers = headers
         self._loop = asyncio.get_running_loop()
         self._body: bytes = b""
-        self._facts: bodies.Facts | None = None
-        self._model: Model | None = None
+        self._asked: Request | None = None
         self._request: int | None = None
         self._call: Call | None = None
         self._rewriter: StreamRewriter | None = None
@@ -129,7 +87,6 @@ class Exchange:
         self._ticker: asyncio.TimerHandle | None = None
         self._started = False  # the sink has a head
         self._relayed = False  # the client has something of the server's reply
-        self._performance = False
         self._paused = False
         self._attempt = 1
         self._since = 0.0
@@ -143,7 +100,9 @@ class Exchange:
         self._since = monotonic()
         self._body = body
         try:
-            self._model = self._read(body)
+            self._asked = read(
+                self._target, dict(self._headers), body, self._services.models, self._services.preferences
+            )
         except LlmRouterError as error:
             self._answer(error)
             return
@@ -169,71 +128,20 @@ class Exchange:
         if self._call is not None:
             self._call.resume()
 
-    # -- reading the request
-
-    def _read(self, body: bytes) -> Model:
-        target = self._target
-        if target.model is not None:
-            return self._resolve(target.model)
-        lookup = dict(self._headers)
-        content_type = lookup.get(b"content-type")
-        if content_type is not None and b"json" not in content_type.lower():
-            raise UnsupportedMediaType(
-                f"cannot read a body of type {content_type.decode('latin-1')!r}: send JSON with "
-                '"Content-Type: application/json"'
-            )
-        facts = self._facts = bodies.read(body)
-        model = self._resolve(facts.model)
-        if target.kind is Kind.CHAT:
-            self._performance = self._wants_performance(facts, lookup)
-        if facts.stream and b"x-llm-router-status" in lookup:
-            self._status_mode(facts)  # a wrong one is refused even where there is nothing to wait for
-        return model
-
-    def _resolve(self, name: str) -> Model:
-        model = self._services.models.get(name)
-        if model is None:
-            known = sorted({known.name for known in self._services.models.values()})
-            names = ", ".join(known[:20]) + (", …" if len(known) > 20 else "")
-            raise ModelNotFound(f"cannot find the model {name[:200]!r}: it is one of {names}", param="model")
-        return model
-
-    def _wants_performance(self, facts: bodies.Facts, lookup: Mapping[bytes, bytes]) -> bool:
-        asked = lookup.get(b"x-llm-router-performance")
-        if asked is not None:
-            if asked not in (b"always", b"never"):
-                raise InvalidRequest('cannot use this X-LLM-Router-Performance: it is "always" or "never"')
-            return asked == b"always"
-        if self._services.performance is not None:
-            return self._services.performance
-        return facts.stream and facts.plain and not status_text.is_open_webui(lookup)
-
-    def _status_mode(self, facts: bodies.Facts) -> Mode:
-        lookup = dict(self._headers)
-        header = lookup.get(b"x-llm-router-status")
-        mode = status_text.choose(
-            None if header is None else header.decode("latin-1"),
-            self._services.status,
-            open_webui=status_text.is_open_webui(lookup),
-            plain=facts.plain,
-        )
-        if mode is not Mode.OFF and self._target.kind is not Kind.CHAT:
-            return Mode.COMMENT  # the other replies have no place for a text that isn't the model's
-        return mode
-
     # -- waiting for a lease
 
     def _ask(self) -> None:
-        assert self._model is not None
-        facts = self._facts
+        asked = self._asked
+        assert asked is not None
+        facts = asked.facts
         request = self._services.dispatcher.open(
-            self._model.name, background=facts is not None and facts.background, waiter=self
+            asked.model.name, background=facts is not None and facts.background, waiter=self
         )
         if self.over or self._call is not None:
             return
         self._request = request
         if facts is not None and facts.stream and self._status is None:
-            mode = self._status_mode(facts)
+            mode = status_mode(self._target, dict(self._headers), facts, self._services.preferences)
             if mode is not Mode.OFF:
                 created = int(time())
                 self._status = StatusStream(mode, model=facts.model, id=f"chatcmpl-{created:x}", created=created)
@@ -278,16 +186,16 @@ class Exchange:
     # -- towards the server
 
     def _send(self, upstream: Upstream) -> None:
-        target, facts, model = self._target, self._facts, self._model
-        assert model is not None
-        payload = self._body
+        target, asked, payload = self._target, self._asked, self._body
+        assert asked is not None
+        facts = asked.facts
         if facts is not None:
             payload = bodies.rewrite(
                 payload,
                 facts,
                 served_name=upstream.served_name,
                 ask_usage=target.kind in (Kind.CHAT, Kind.COMPLETION),
-                parameters=model.parameters,
+                parameters=asked.model.parameters,
             )
         block = header_rules.request_headers(
             self._headers, host=upstream.host_header, content_length=len(payload), credential=upstream.credential
@@ -301,7 +209,8 @@ class Exchange:
     # -- from the server
 
     def reply_head(self, status: int, headers: Mapping[bytes, bytes], length: int | None) -> None:
-        kind, facts = self._target.kind, self._facts
+        assert self._asked is not None
+        kind, facts = self._target.kind, self._asked.facts
         streamed = headers.get(b"content-type", b"").startswith(b"text/event-stream")
         rewritable = status == 200 and facts is not None and kind in (Kind.CHAT, Kind.COMPLETION)
         if rewritable and streamed:
@@ -309,7 +218,7 @@ class Exchange:
             self._rewriter = StreamRewriter(
                 chat=kind is Kind.CHAT,
                 include_usage=facts.include_usage,
-                performance=self._performance,
+                performance=self._asked.performance,
                 sent_at=self._sent_at,
             )
             if not self._started:
@@ -376,7 +285,7 @@ class Exchange:
 
     def _end_held(self, held: bytes) -> None:
         """A reply in one piece: a JSON answer, or what a server says instead of the stream it was asked for."""
-        assert self._held_head is not None
+        assert self._held_head is not None and self._asked is not None
         status, headers = self._held_head
         self._close(lost=False)
         if self._started:
@@ -387,7 +296,7 @@ class Exchange:
         reply = rewrite_reply(
             held,
             chat=self._target.kind is Kind.CHAT,
-            performance=self._performance,
+            performance=self._asked.performance,
             sent_at=self._sent_at,
             now=monotonic(),
         )

@@ -13,7 +13,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from llm_router.relay.asgi import too_large
 from llm_router.relay.client import Headers
-from llm_router.relay.exchange import Exchange, Services, Target
+from llm_router.relay.exchange import Exchange, Services
+from llm_router.relay.request import Target
 
 
 class _Nobody:

@@ -1,0 +1,118 @@
+"""What a client asks for: the route's target, and what its headers and body say.
+
+Counterpart: `exchange`, which sees to it. Pure; reads no more than it is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from llm_router.errors import InvalidRequest, ModelNotFound, UnsupportedMediaType
+from llm_router.relay import body as bodies
+from llm_router.relay import status_text
+from llm_router.relay.status_text import Mode
+
+_STATUS = b"x-llm-router-status"
+_PERFORMANCE = b"x-llm-router-performance"
+
+
+class Kind(Enum):
+    """What the relay knows about a route. RAW: nothing; bytes pass as they are."""
+
+    CHAT = "chat"
+    COMPLETION = "completion"
+    EMBEDDING = "embedding"
+    RAW = "raw"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """What to send upstream: `path` with its query. `model`: named by the path; None: named by the body."""
+
+    kind: Kind
+    method: bytes
+    path: bytes
+    model: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """What the relay must know of a configured model."""
+
+    name: str
+    parameters: bodies.Parameters | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preferences:
+    """What the configuration says where the client says nothing. `status` None, `performance` None: "auto"."""
+
+    status: Mode | None = None
+    performance: bool | None = None
+
+
+@dataclass(slots=True)
+class Request:
+    """`facts` None: the body is none of our business. `performance`: the reply ends with the performance line."""
+
+    model: Model
+    facts: bodies.Facts | None
+    performance: bool
+
+
+def read(
+    target: Target, headers: Mapping[bytes, bytes], body: bytes, models: Mapping[str, Model], preferences: Preferences
+) -> Request:
+    """`headers`: by name in lower case. `models`: by each of their names. Raises: InvalidRequest, in all its kinds."""
+    if target.model is not None:
+        return Request(_find(target.model, models), None, False)
+    content_type = headers.get(b"content-type")
+    if content_type is not None and b"json" not in content_type.lower():
+        raise UnsupportedMediaType(
+            f"cannot read a body of type {content_type.decode('latin-1')!r}: send JSON with "
+            '"Content-Type: application/json"'
+        )
+    facts = bodies.read(body)
+    model = _find(facts.model, models)
+    if facts.stream and _STATUS in headers:
+        status_mode(
+            target, headers, facts, preferences
+        )  # a wrong one is refused even where there is nothing to wait for
+    performance = target.kind is Kind.CHAT and _wants_performance(headers, facts, preferences)
+    return Request(model, facts, performance)
+
+
+def status_mode(target: Target, headers: Mapping[bytes, bytes], facts: bodies.Facts, preferences: Preferences) -> Mode:
+    """Where this client is told what it waits for. Raises: InvalidRequest for a mode that there isn't."""
+    asked = headers.get(_STATUS)
+    mode = status_text.choose(
+        None if asked is None else asked.decode("latin-1"),
+        preferences.status,
+        open_webui=status_text.is_open_webui(headers),
+        plain=facts.plain,
+    )
+    if mode is not Mode.OFF and target.kind is not Kind.CHAT:
+        return Mode.COMMENT  # the other replies have no place for a text that isn't the model's
+    return mode
+
+
+def _find(name: str, models: Mapping[str, Model]) -> Model:
+    model = models.get(name)
+    if model is None:
+        known = sorted({known.name for known in models.values()})
+        names = ", ".join(known[:20]) + (", …" if len(known) > 20 else "")
+        raise ModelNotFound(f"cannot find the model {name[:200]!r}: it is one of {names}", param="model")
+    return model
+
+
+def _wants_performance(headers: Mapping[bytes, bytes], facts: bodies.Facts, preferences: Preferences) -> bool:
+    asked = headers.get(_PERFORMANCE)
+    if asked is not None:
+        if asked not in (b"always", b"never"):
+            raise InvalidRequest('cannot use this X-LLM-Router-Performance: it is "always" or "never"')
+        return asked == b"always"
+    if preferences.performance is not None:
+        return preferences.performance
+    return facts.stream and facts.plain and not status_text.is_open_webui(headers)
