@@ -32,7 +32,7 @@ _HELD_REPLY = 8 * 1024 * 1024  # a larger JSON reply passes unchanged rather tha
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """What all exchanges share. `models` finds a model by each of its names. `render` makes an HTTP reply of an error."""
+    """What all exchanges share. `models` finds one by each of its names. `render` makes an HTTP reply of an error."""
 
     dispatcher: Dispatcher
     pool: Pool
