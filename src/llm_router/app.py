@@ -21,6 +21,7 @@ from llm_router.api.errors import render
 from llm_router.api.openai import TARGETS
 from llm_router.backends import registry
 from llm_router.backends.base import Backend, LaunchRequest
+from llm_router.config.files import missing
 from llm_router.config.schema import Config, ModelConfig
 from llm_router.core.specs import ModelSpec, PolicySpec
 from llm_router.errors import ConfigError
@@ -50,7 +51,7 @@ def serve(config: Config, path: Path | None, on_ready: Callable[[str], None]) ->
 
 async def _serve(config: Config, path: Path | None, listener: socket.socket, on_ready: Callable[[str], None]) -> int:
     supervisor = Supervisor(
-        models={name: _spec(config, name) for name in config.models},
+        models=_specs(config),
         policy=_policy(config),
         launches=_launches(config, registry.load()),
         launcher=ProcessLauncher(config.state_folder),
@@ -150,7 +151,16 @@ def _url(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _spec(config: Config, name: str) -> ModelSpec:
+def _specs(config: Config) -> dict[str, ModelSpec]:
+    unusable = {
+        mistake.key[1]: f"cannot start {mistake.key[1]}: {mistake.message}; {mistake.remedy}, and restart the router"
+        for mistake in missing(config)
+        if mistake.key[0] == "models"
+    }
+    return {name: _spec(config, name, unusable.get(name)) for name in config.models}
+
+
+def _spec(config: Config, name: str, unusable: str | None) -> ModelSpec:
     model = config.models[name]
     beside = config.is_helper(name) or model.url is not None
     return ModelSpec(
@@ -161,6 +171,7 @@ def _spec(config: Config, name: str) -> ModelSpec:
         priority=model.priority,
         pinned=model.pinned,
         load_timeout_s=config.load_timeout_s(name),
+        unusable=unusable,
     )
 
 

@@ -50,6 +50,7 @@ def model(
     concurrency: int | None = None,
     priority: int = 0,
     pinned: bool = False,
+    unusable: str | None = None,
 ) -> ModelSpec:
     return ModelSpec(
         name=name,
@@ -58,6 +59,7 @@ def model(
         concurrency=concurrency,
         priority=priority,
         pinned=pinned,
+        unusable=unusable,
     )
 
 

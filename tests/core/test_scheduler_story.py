@@ -362,6 +362,15 @@ class TestTheOrderOfSwitches:
 
 
 class TestFailures:
+    def test_a_model_that_cant_be_started_is_refused_and_nothing_leaves_for_it(self) -> None:
+        story = Story(model("a"), model("b", unusable="no such file"), policy=POLICY)
+        resident(story, "a")
+        refused = story.rejections[story.ask("b")]
+        assert (refused.refusal, refused.detail, refused.retry_after_s) == (Refusal.LOAD_FAILED, "no such file", None)
+        story.load("b")
+        story.run()
+        assert (story.started, story.stopped) == ([], [])
+
     def test_a_failed_load_refuses_who_waits_and_newcomers_until_the_back_off_is_over(self) -> None:
         story = Story(model("a"), policy=POLICY)
         story.broken["a"] = "CUDA out of memory"

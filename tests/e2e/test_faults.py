@@ -65,6 +65,15 @@ async def test_a_server_that_dies_while_it_loads_says_why(start: Start) -> None:
     assert len(router.loads()) == 1, "a model that just failed isn't tried again at once"
 
 
+async def test_a_model_whose_file_is_missing_disturbs_nobody(start: Start) -> None:
+    router = await start({"a": fake(), "b": {"backend": "llamacpp", "path": "/nowhere/b.gguf"}})
+    await router.chat("a")
+    refused = await router.chat("b")
+    assert refused.status == 503
+    assert (refused.error or {})["message"].startswith("cannot start b: /nowhere/b.gguf doesn't exist")
+    assert (await router.status())["a"]["state"] == "ready"
+
+
 async def test_a_server_killed_while_it_loads_is_reported(start: Start) -> None:
     router = await start({"a": fake("--startup-s", "30")})
     waiting = asyncio.ensure_future(router.chat("a"))  # noqa: TID251

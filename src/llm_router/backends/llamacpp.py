@@ -18,7 +18,8 @@ from llm_router.backends.signals import read_llamacpp
 # With a stream open it waits for its next ping (1 s as we start it, 30 s as others do). A second TERM ends it at once
 # (server.cpp), and there is nothing to lose: it is stopped only after its last request.
 _STOP = StopPlan(grace_s=0.5, second_term=True, kill_after_s=2.0)
-# As a child of a router it reads its stdin, and after a TERM it waits for that to end (b11434) unless told this.
+# As a child of a router llama-server reads its stdin, and after a TERM it waits for that to end (b11434) unless told
+# this. The embedded one ends by itself.
 _STOP_CHILD = replace(_STOP, farewell="cmd_router_to_child:exit")
 _PING_S = "1"
 
@@ -48,7 +49,7 @@ class LlamaCpp:
             argv = (request.binary, *_common(request), *_supported(request, probe_output))
         habits = Habits(
             ready_path="/health",
-            stop=_STOP_CHILD,
+            stop=_STOP if request.binary is None else _STOP_CHILD,
             read_line=read_llamacpp,
             env={"LLAMA_SERVER_ROUTER_PORT": str(request.port), **_key(request)},
         )

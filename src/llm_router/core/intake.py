@@ -61,7 +61,7 @@ class Intake:
                 assert_never(event)
 
     def _note_arrival(self, event: RequestArrived) -> None:
-        """1. Nobody is served during a shutdown, nor by a model that isn't there.
+        """1. Nobody is served during a shutdown, nor by a model that isn't there or can't be started.
         2. A ready instance with a free lease serves it while its turn lasts; a background request only if nobody else
            wants the room, because it would delay the switch.
         3. Else it waits, unless it must not (background), had better not (a load has just failed) or can't (full).
@@ -72,6 +72,8 @@ class Intake:
             self._acts.reject(request, Refusal.NOT_READY, detail)
         elif self._state.shutting_down:
             self._acts.reject_at_shutdown(request)
+        elif model.spec.unusable is not None:
+            self._acts.reject(request, Refusal.LOAD_FAILED, model.spec.unusable)
         elif (instance := self._able_to_serve(model, event)) is not None:  # 2
             self._acts.grant(instance, request, event.at)
         elif event.request_class is RequestClass.BACKGROUND:  # 3
@@ -171,7 +173,7 @@ class Intake:
     def _note_load(self, event: LoadRequested) -> None:
         """Ends a back-off, and takes back an unload that hasn't happened yet: the last word counts."""
         model = self._state.models.get(event.model)
-        if model is None:
+        if model is None or model.spec.unusable is not None:
             return
         model.failure = None
         if model.load_wish is None:

@@ -16,6 +16,8 @@ class ModelSpec:
     `priority`: higher goes first among waiting models.
     `pinned`: never evicted to make room for another model.
     `load_timeout_s`: the limit shown to the user; the runtime enforces it.
+    `unusable`: why it can't be started at all (its file is missing, say), for people: its requests are refused, and
+    nothing is evicted for them. None: it can.
     """
 
     name: str
@@ -25,6 +27,7 @@ class ModelSpec:
     priority: int = 0
     pinned: bool = False
     load_timeout_s: float = 180.0
+    unusable: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

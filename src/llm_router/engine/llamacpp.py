@@ -121,13 +121,9 @@ def fail(code: int, message: str) -> NoReturn:
     sys.exit(code)
 
 
-def end(number: int, frame: object) -> NoReturn:
-    """At once. The library's own way down waits for its streams' next ping, and the memory goes with the process."""
-    os._exit(0)
-
-
 def main(argv: list[str] | None = None) -> int:
-    """Serves until SIGTERM or SIGINT. Exit codes: 0 told to, 1 the model can't be loaded, 2 wrong options."""
+    """Serves until SIGTERM or SIGINT, which end it at once, loading or not: the library's own way down waits for its
+    streams' next ping. Exit codes: 1 the model can't be loaded, 2 wrong options."""
     options = parse(sys.argv[1:] if argv is None else argv)
     if not os.path.isfile(options.model):  # noqa: PTH113
         fail(1, f"cannot load {options.model}: no such file")
@@ -140,11 +136,13 @@ def main(argv: list[str] | None = None) -> int:
         fail(1, f"cannot serve {options.model}: xllamacpp is not installed ({error}); run `pip install xllamacpp`")
     params = parameters(options)
     try:
-        server = xllamacpp.Server(params)  # while this runs, a TERM ends us by its default action
+        server = xllamacpp.Server(params)
     except (RuntimeError, ValueError):  # what it says is "failed"; the library's log lines say why
         fail(1, f"cannot load {options.model}: the cause stands above")
+    # The default action, because a handler of Python's runs in the main thread only, and a signal that another thread
+    # of the library takes wouldn't wake that up.
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, end)
+        signal.signal(number, signal.SIG_DFL)
     print(f"listening on {server.listening_address}", file=sys.stderr, flush=True)
     while True:
         signal.pause()

@@ -90,8 +90,6 @@ class Effects:
         return self._ports.take() if launch.fixed_port is None else self._ports.claim(launch.fixed_port)
 
     async def _describe(self, launch: Launch, port: int) -> LaunchSpec:
-        if launch.unusable is not None:
-            raise LaunchError(launch.unusable)
         request = replace(launch.request, port=port)
         command = launch.backend.probe(request)
         output = "" if command is None else await probe.help_text(command)

@@ -17,16 +17,12 @@ from llm_router.relay.lease import Upstream
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
-    """How one model is started. `fixed_port`: from the configuration; None: a free one is chosen for each start.
-
-    `unusable`: why it can't be started at all, for people; None: it can.
-    """
+    """How one model is started. `fixed_port`: from the configuration; None: a free one is chosen for each start."""
 
     backend: Backend
     request: LaunchRequest
     fixed_port: int | None
     load_timeout_s: float
-    unusable: str | None = None
 
     @property
     def key(self) -> str:
