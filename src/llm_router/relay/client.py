@@ -276,8 +276,8 @@ class _Connection(asyncio.Protocol):
             self.abort()
             return
         self._last = self._pool.now
-        self._received = True
         if not self._status:
+            self._received = True
             self._head_size += len(data)
             if self._head_size > _MAX_HEAD:
                 self._fail(UpstreamGarbage(f"cannot read the reply of {self.upstream.model}: its head doesn't end"))
@@ -293,12 +293,17 @@ class _Connection(asyncio.Protocol):
         if self._complete:
             del pieces[self._pieces :]
         if pieces:
-            body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-            pieces.clear()
-            if call.reply is not None:
-                call.reply.reply_data(body)
+            body = pieces.pop() if len(pieces) == 1 else self._joined()
+            reply = call.reply
+            if reply is not None:
+                reply.reply_data(body)
         if self._complete:
             self._finish()
+
+    def _joined(self) -> bytes:
+        body = b"".join(self._body)
+        self._body.clear()
+        return body
 
     def eof_received(self) -> None:
         return None

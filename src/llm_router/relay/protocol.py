@@ -16,6 +16,10 @@ from llm_router.relay.client import Headers
 from llm_router.relay.exchange import Exchange, Services
 from llm_router.relay.request import Target
 
+# Ready-made, because formatting one costs as much as everything else that is done for a token here.
+_USUAL = 2048
+_CHUNK_HEADS = [b"%x\r\n" % size for size in range(_USUAL)]
+
 
 class _Nobody:
     """Stands in for the event of an ASGI cycle: nothing waits here, the exchange is called directly."""
@@ -76,8 +80,13 @@ class ProtocolSink:
 
     def data(self, data: bytes) -> None:
         if self._chunked:
-            data = b"%x\r\n%b\r\n" % (len(data), data) if data else b""  # an empty chunk would be the end
-        self._write(data)
+            size = len(data)
+            if size == 0:
+                return  # an empty chunk would be the end
+            head = _CHUNK_HEADS[size] if size < _USUAL else b"%x\r\n" % size
+            self._write(b"".join((head, data, b"\r\n")))
+        else:
+            self._write(data)
 
     def end(self) -> None:
         if self._chunked:
