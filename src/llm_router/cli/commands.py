@@ -125,7 +125,9 @@ def status(url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
     if as_json:
         print(json.dumps(current, indent=2))
         return
-    Console().print(show.status_table(current))
+    # Into a pipe every model is one line, however long.
+    console = Console() if sys.stdout.isatty() else Console(width=500)
+    console.print(show.status_table(current))
 
 
 @app.command("load")
