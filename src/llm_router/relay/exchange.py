@@ -308,6 +308,7 @@ class Exchange:
             # Nothing of the answer has reached the client, so it need not know: the request is sent once more.
             self._attempt = 2
             self._rewriter = self._held = self._held_head = None
+            self._held_size = 0
             request, self._request = self._request, None
             assert request is not None
             self._services.dispatcher.close(request, lost=True)
