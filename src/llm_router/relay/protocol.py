@@ -92,12 +92,14 @@ class ProtocolSink:
         if self._chunked:
             self._write(b"0\r\n\r\n")
         self.response_complete = True
+        del self.exchange  # it knows us: a cycle that only the collector would find, once for each request
         if not self.keep_alive:
             self._protocol.transport.close()
         self._protocol.on_response_complete()
 
     def abort(self) -> None:
         self.response_complete = True
+        del self.exchange
         self._protocol.transport.abort()
 
 
