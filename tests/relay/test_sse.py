@@ -554,6 +554,19 @@ def test_a_reply_gets_the_timings_that_its_server_lacks() -> None:
     assert found == json.loads(reply(usage=USAGE))
 
 
+def test_the_short_way_and_the_long_way_say_the_same_of_a_reply() -> None:
+    usual = {
+        "prompt_tokens": 30,
+        "completion_tokens": 7,
+        "total_tokens": 37,
+        "prompt_tokens_details": {"cached_tokens": 9},
+    }
+    short = json.loads(rewritten(reply(usage=usual)))
+    long = json.loads(rewritten(reply(usage=usual | {"of_another_shape": 1})))
+    assert short["timings"] == long["timings"]
+    assert list(short["timings"]) == list(long["timings"])
+
+
 def test_a_reply_gets_the_performance_line_at_its_end() -> None:
     found = json.loads(rewritten(reply(usage=USAGE, timings=TIMINGS), performance=True))
     text = found["choices"][0]["message"]["content"]

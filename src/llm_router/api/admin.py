@@ -17,6 +17,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from llm_router import __version__
 from llm_router.api.catalog import Catalog, Entry
 from llm_router.api.errors import body_of
+from llm_router.core.views import Snapshot
 from llm_router.errors import InvalidRequest, LlmRouterError, ModelNotFound, UnsupportedMediaType
 from llm_router.relay.lease import Upstream
 from llm_router.runtime.supervisor import Supervisor
@@ -72,17 +73,17 @@ class Admin:
 
     async def status(self) -> dict[str, Any]:
         """Every configured model with its instance, if it has one."""
+        snapshot = self._supervisor.handle.scheduler.snapshot()
         return {
             "version": __version__,
             "pid": os.getpid(),
             "uptime_s": round(self._now() - self._started_at, 1),
             "config": self._config_path,
-            "models": [self._model_status(entry) for entry in self._catalog.entries.values()],
+            "models": [self._model_status(entry, snapshot) for entry in self._catalog.entries.values()],
         }
 
-    def _model_status(self, entry: Entry) -> dict[str, Any]:
+    def _model_status(self, entry: Entry, snapshot: Snapshot) -> dict[str, Any]:
         now = self._now()
-        snapshot = self._supervisor.handle.scheduler.snapshot()
         instance = next((one for one in snapshot.instances if one.model == entry.name), None)
         record = None if instance is None else self._supervisor.effects.instances.get(instance.id)
         failure = snapshot.failing.get(entry.name)

@@ -139,7 +139,9 @@ class RelayProtocol(HttpToolsProtocol):
         exchange = sink.exchange = Exchange(self.services, sink, target, self.headers)
         if self.expect_100_continue:
             if int(dict(self.headers).get(b"content-length", b"0")) > self.limit:
-                exchange.refuse(too_large(self.limit))  # before it is sent
+                # Whether the body comes after all nobody knows, so nothing can follow on this connection.
+                sink.keep_alive = False
+                exchange.refuse(too_large(self.limit))
             else:
                 self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 

@@ -34,7 +34,7 @@ class Leases:
     """Implements `relay.lease.Dispatcher`.
 
     `post`: the handle's. `now`: monotonic seconds. `upstream_of`: an instance's address. `progress_of`: what a waiting
-    request waits for. `closed`: called with a request's id after its closing event.
+    request waits for.
     """
 
     def __init__(

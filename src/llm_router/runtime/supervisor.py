@@ -49,7 +49,7 @@ _log = logging.getLogger(__name__)
 class Supervisor:
     """Must be made inside the running event loop.
 
-    `on_exit_leave`: at shutdown leave loaded models running for the next router instead of stopping them.
+    `leave_on_exit`: at shutdown leave loaded models running for the next router instead of stopping them.
     `response_timeout_s`: the longest silence of a server that owes us bytes.
     """
 
