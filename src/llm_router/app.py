@@ -45,7 +45,7 @@ def serve(config: Config, path: Path | None, on_ready: Callable[[str], None]) ->
     """Run the router until a signal ends it. `path`: where `config` came from, for the status; `on_ready` is called
     with the base URL once requests are taken. Returns the exit code. Raises: ConfigError."""
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # its comings and goings are ours to tell
-    listener = _listen(config.host, config.router_port)
+    listener = listen(config.host, config.router_port)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(config, path, listener, on_ready))
 
@@ -144,7 +144,8 @@ def _calm_the_collector() -> None:
     gc.set_threshold(10_000, 20, 20)
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """The bound socket to serve on; port 0 takes any free one. Raises: ConfigError where the address is taken."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +29,11 @@ class FakeApp(ModuleType):
         super().__init__("llm_router.app")
         self.served: list[tuple[Config, Path | None]] = []
         self.error: Exception | None = None
+
+    def listen(self, host: str, port: int) -> socket.socket:
+        if self.error is not None:
+            raise self.error
+        return socket.socket()
 
     def serve(self, config: Config, path: Path | None, on_ready: Callable[[str], None]) -> int:
         if self.error is not None:
@@ -179,6 +185,17 @@ def test_the_command_to_copy_chats_with_a_chat_model_not_a_base_model(
     result = run("demo")
     assert next(iter(router.served[0][0].models)) == "gemma-3-270m"
     assert '"model": "tiny-a"' in result.stdout
+
+
+def test_demo_notices_a_taken_port_before_it_fetches_anything(
+    router: FakeApp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    router.error = ConfigError("cannot listen on 127.0.0.1:8002: Address already in use")
+    result = run("demo")
+    assert result.exit_code == 1
+    assert "Address already in use" in result.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_demo_says_where_it_could_not_write(router: FakeApp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ def run(port: int) -> int:
     from llm_router import app as router
 
     console = Console(highlight=False)
+    router.listen(Config.model_fields["host"].default, port).close()  # before anything is fetched for nothing
     cache = platformdirs.user_cache_path("llm-router") / "models"
     try:
         with Reporter(console) as report:

