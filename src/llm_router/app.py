@@ -24,7 +24,7 @@ from llm_router.backends import registry
 from llm_router.backends.base import Backend, LaunchRequest
 from llm_router.config.files import missing
 from llm_router.config.schema import Config, ModelConfig
-from llm_router.core.specs import ModelSpec, PolicySpec
+from llm_router.core.specs import ANY_DEVICE, ModelSpec, PolicySpec
 from llm_router.errors import ConfigError
 from llm_router.launchers.process import ProcessLauncher
 from llm_router.relay import protocol
@@ -190,7 +190,7 @@ def _spec(config: Config, name: str, unusable: str | None) -> ModelSpec:
 
 def _policy(config: Config) -> PolicySpec:
     return PolicySpec(
-        budget_mib=config.memory,
+        budgets={ANY_DEVICE: config.memory},
         queue_limit=config.queue_limit,
         patience_s=config.patience,
         drain_timeout_s=config.drain_timeout,

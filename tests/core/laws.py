@@ -227,7 +227,7 @@ class Witness:
         assert len(self.waiting) <= self.policy.queue_limit
         if self.shutting_down:
             assert not self.waiting
-        if isinstance(event, RequestArrived) and event.request_class is RequestClass.BACKGROUND:
+        if isinstance(event, RequestArrived) and event.request_class is RequestClass.TASK:
             assert event.request not in self.waiting, "a background request waits"
         for model in dict.fromkeys(self.waiting.values()):
             self._is_explained(model, [request for request, wanted in self.waiting.items() if wanted == model])

@@ -94,7 +94,7 @@ class Story:
         request = next(self._numbers)
         if takes is not None:
             self._takes[request] = takes
-        request_class = RequestClass.BACKGROUND if background else RequestClass.NORMAL
+        request_class = RequestClass.TASK if background else RequestClass.NORMAL
         self.post(RequestArrived(at=self.now, request=request, model=model, request_class=request_class))
         return request
 

@@ -40,7 +40,7 @@ SPECS = st.builds(
 )
 POLICIES = st.builds(
     PolicySpec,
-    budget_mib=st.sampled_from([None, 20, 24]),
+    budgets=st.sampled_from([{"gpu": None}, {"gpu": 20}, {"gpu": 24}]),
     queue_limit=st.sampled_from([2, 5, 256]),
     patience_s=st.sampled_from([0.0, 3.0, 10.0]),
     drain_timeout_s=st.sampled_from([0.0, 5.0, 30.0]),
@@ -95,7 +95,7 @@ class Anything(RuleBasedStateMachine):
     @rule(name=st.sampled_from(NAMES), background=st.sampled_from([False, False, False, True]))
     def a_request_arrives(self, name: str, background: bool) -> None:
         self.requests += 1
-        request_class = RequestClass.BACKGROUND if background else RequestClass.NORMAL
+        request_class = RequestClass.TASK if background else RequestClass.NORMAL
         self.post(RequestArrived(at=self.now, request=self.requests, model=name, request_class=request_class))
 
     @rule(names=st.lists(st.sampled_from(NAMES), min_size=2, max_size=8))

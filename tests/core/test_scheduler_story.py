@@ -106,7 +106,7 @@ class TestBackgroundRequests:
 
 class TestOneStartAtATime:
     def test_models_that_compete_load_one_after_the_other_even_if_both_fit(self) -> None:
-        story = Story(model("a", 10), model("b", 10), policy=PolicySpec(budget_mib=20))
+        story = Story(model("a", 10), model("b", 10), policy=PolicySpec(budgets={"gpu": 20}))
         story.ask("a")
         request = story.ask("b")
         assert story.started == ["a"]
@@ -129,20 +129,22 @@ class TestOneStartAtATime:
 
 class TestPlacement:
     def test_known_footprints_share_the_device_up_to_its_budget(self) -> None:
-        story = Story(model("a", 10), model("b", 10), model("c", 5), policy=PolicySpec(budget_mib=20))
+        story = Story(model("a", 10), model("b", 10), model("c", 5), policy=PolicySpec(budgets={"gpu": 20}))
         resident(story, "a", "b")
         assert story.stopped == []
         story.ask("c")
         assert story.stopped == ["a"]
 
     def test_an_unknown_footprint_takes_the_whole_device(self) -> None:
-        story = Story(model("a", 1), model("b"), policy=PolicySpec(budget_mib=20))
+        story = Story(model("a", 1), model("b"), policy=PolicySpec(budgets={"gpu": 20}))
         resident(story, "a")
         story.ask("b")
         assert story.stopped == ["a"]
 
     def test_idle_residents_leave_before_busy_ones_and_then_the_least_recently_used(self) -> None:
-        story = Story(model("a", 5), model("b", 5), model("c", 5), model("d", 5), policy=PolicySpec(budget_mib=15))
+        story = Story(
+            model("a", 5), model("b", 5), model("c", 5), model("d", 5), policy=PolicySpec(budgets={"gpu": 15})
+        )
         resident(story, "a", "b", "c")
         story.ask("a")
         story.run_for(1)
@@ -151,13 +153,13 @@ class TestPlacement:
         assert story.stopped == ["c"]
 
     def test_no_more_leave_than_needed(self) -> None:
-        story = Story(model("small", 2), model("big", 18), model("new", 18), policy=PolicySpec(budget_mib=20))
+        story = Story(model("small", 2), model("big", 18), model("new", 18), policy=PolicySpec(budgets={"gpu": 20}))
         resident(story, "small", "big")
         story.ask("new")
         assert story.stopped == ["big"]
 
     def test_who_can_only_fit_in_the_place_of_a_pinned_model_is_refused_with_the_remedy(self) -> None:
-        story = Story(model("a", 10, pinned=True), model("b", 15), policy=PolicySpec(budget_mib=20))
+        story = Story(model("a", 10, pinned=True), model("b", 15), policy=PolicySpec(budgets={"gpu": 20}))
         resident(story, "a")
         refused = story.rejections[story.ask("b")]
         assert refused.refusal is Refusal.NO_ROOM
@@ -165,7 +167,7 @@ class TestPlacement:
         assert story.stopped == []
 
     def test_who_is_bigger_than_the_device_is_refused(self) -> None:
-        story = Story(model("a", 21), policy=PolicySpec(budget_mib=20))
+        story = Story(model("a", 21), policy=PolicySpec(budgets={"gpu": 20}))
         refused = story.rejections[story.ask("a")]
         assert refused.refusal is Refusal.NO_ROOM and "21 MiB" in refused.detail and "20 MiB" in refused.detail
 
@@ -299,7 +301,9 @@ class TestTurns:
         assert story.state_of("a") == "draining"
 
     def test_who_becomes_idle_leaves_instead_of_who_was_told_to(self) -> None:
-        story = Story(model("a", 10), model("b", 10), model("c", 10), policy=PolicySpec(budget_mib=20, patience_s=5))
+        story = Story(
+            model("a", 10), model("b", 10), model("c", 10), policy=PolicySpec(budgets={"gpu": 20}, patience_s=5)
+        )
         resident(story, "a", "b")
         story.ask("a")
         story.run_for(1)
@@ -312,7 +316,7 @@ class TestTurns:
 
     def test_nobody_leaves_for_a_model_that_could_not_start_yet(self) -> None:
         specs = (model("a", 10), model("b", 10), model("c", 10))
-        story = Story(*specs, policy=PolicySpec(budget_mib=20, patience_s=5))
+        story = Story(*specs, policy=PolicySpec(budgets={"gpu": 20}, patience_s=5))
         resident(story, "a")
         story.ask("b")
         story.ask("c")
@@ -563,7 +567,7 @@ class TestAdoption:
         assert story.is_granted(request)
 
     def test_adopted_instances_that_do_not_fit_together_lose_the_cheapest(self) -> None:
-        story = Story(model("a", 10), model("b", 15), policy=PolicySpec(budget_mib=20))
+        story = Story(model("a", 10), model("b", 15), policy=PolicySpec(budgets={"gpu": 20}))
         story.adopt(1, "a")
         story.run_for(1)
         story.ask("a")

@@ -16,7 +16,11 @@ class LaunchRequest:
 
     Exactly one of `path`, `command`, `script`, `service`, `url` is set.
     `binary`: the server's executable, from the backend's configuration; None: the backend's own default.
+    `directory`: the folder the server runs in; None: the router's own.
     `ready_path`: overrides the backend's. `model_name`: the name the server knows the model by; None: ours.
+    `devices`: the GPUs this start may use, as CUDA numbers or UUIDs; None: not our business, () none.
+    `memory_mib`: what the model may take of each of these devices, where the configuration says it; `device_mib`: what
+    one of them has. `admin_key`: the server's key for loading and unloading, where it has one of its own.
     """
 
     model: str
@@ -35,6 +39,24 @@ class LaunchRequest:
     capabilities: tuple[str, ...] = ()
     ready_path: str | None = None
     api_key: str | None = None
+    admin_key: str | None = None
+    directory: str | None = None
+    memory_mib: int | None = None
+    device_mib: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpCall:
+    """One request to the server itself, on its own address. `headers` hold its key where it needs one.
+
+    `limit_s`: how long the answer may take, in seconds.
+    """
+
+    method: str
+    path: str
+    body: bytes = b""
+    headers: tuple[tuple[str, str], ...] = ()
+    limit_s: float = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +72,14 @@ class Ready:
     """A pushed line said that the server answers from now on."""
 
 
-Signal = Loading | Ready
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """The server said that the load failed, though it lives on. `message`: its own words."""
+
+    message: str
+
+
+Signal = Loading | Ready | Failed
 
 
 def no_signal(line: str) -> Signal | None:
@@ -62,10 +91,12 @@ def no_signal(line: str) -> Signal | None:
 class Readiness:
     """How to learn that a server is ready: the first of a pushed line and a poll of `path` that answers 200.
 
-    `path` None: only lines count. `headers`: sent with each poll.
+    `path` None: only lines count. `older_path`: asked instead from the moment `path` answers 404, which builds do that
+    don't have it yet. `headers`: sent with each poll.
     """
 
     path: str | None = "/health"
+    older_path: str | None = None
     headers: tuple[tuple[str, str], ...] = ()
     read_line: Callable[[str], Signal | None] = no_signal
 
@@ -75,8 +106,10 @@ class StopPlan:
     """TERM to the group; after `grace_s` a second TERM if `second_term` (llama.cpp needs it: engines that wait for
     their HTTP workers exit at once on the second), then after `kill_after_s` more KILL to the group. Seconds.
 
+    `before`: asked of the server first (to give up its running requests), whatever it answers.
     `farewell`: a line written to its stdin before the first TERM, for servers that wait for one."""
 
+    before: HttpCall | None = None
     grace_s: float = 5.0
     second_term: bool = False
     kill_after_s: float = 1.0
@@ -94,18 +127,71 @@ class Address:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What a ready server says of itself; None or empty where it doesn't.
+
+    `context_length`: tokens one request may have. `slots`: requests at the same time. `models`: the names it serves
+    under. `build`: version or build, for people.
+    """
+
+    context_length: int | None = None
+    slots: int | None = None
+    models: tuple[str, ...] = ()
+    build: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inquiry:
+    """A question to a ready server. `read` makes facts of the body of a 200 answer; it never raises: what it can't
+    read it leaves out."""
+
+    call: HttpCall
+    read: Callable[[bytes], Facts]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """How a server that runs without a model is given one, and gives it back: TabbyAPI's admin API.
+
+    `shared_key`: servers that are alike enough to serve each other's models have the same one. When a model leaves, its
+    server stays without one, and the next model with this key takes it over instead of starting another.
+    `readiness` of the spec then means the bare server. `call` loads: each `data:` line of its event stream goes to
+    `read_event`, and the end of the stream without `Failed` means ready; a status other than 200 means failed, and
+    `read_error` makes people's words of its body. `unload` gives the memory back; `unloaded`: statuses that say so.
+    `loaded`: asks which model is there; its `Facts.models` must name `name`, else the model isn't ready.
+    """
+
+    shared_key: str
+    name: str
+    call: HttpCall
+    read_event: Callable[[str], Signal | None]
+    read_error: Callable[[bytes], str]
+    unload: HttpCall
+    unloaded: tuple[int, ...]
+    loaded: Inquiry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchSpec:
     """All that is needed to run one instance. `argv` empty: nothing to start (a remote endpoint).
 
+    `directory`: where it runs; None: the router's own folder.
+    `load`: for servers that run without a model and are given one; None: it has its model from the start.
+    `facts`: asked once when it is ready, in order, and merged: the first that knows something wins.
     `served_name`: the name the server insists on in a request's `model`; None: it ignores it.
     `credential`: the server's own key, sent as `Authorization: Bearer`.
+    `secrets`: texts that must not be shown when the command line or the output is.
     """
 
     argv: tuple[str, ...]
     address: Address
     env: Mapping[str, str] = field(default_factory=dict)
+    directory: str | None = None
     readiness: Readiness = Readiness()
+    load: Load | None = None
+    facts: tuple[Inquiry, ...] = ()
     stop: StopPlan = StopPlan()
+    secrets: tuple[str, ...] = ()
     served_name: str | None = None
     credential: str | None = None
 
@@ -122,4 +208,9 @@ class Backend(Protocol):
 
     def launch(self, request: LaunchRequest, probe_output: str) -> LaunchSpec:
         """The command line and behaviour for one start. Raises: LaunchError where it can't."""
+        ...
+
+    def claim(self, request: LaunchRequest) -> float | None:
+        """The share of each device's memory (0.0–1.0) that the server takes whatever the size of its model, as vLLM and
+        SGLang do; None: as much as the model needs."""
         ...

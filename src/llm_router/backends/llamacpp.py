@@ -55,6 +55,9 @@ class LlamaCpp:
         )
         return started(request, (*argv, *request.args), habits, served_name=None)
 
+    def claim(self, request: LaunchRequest) -> float | None:
+        return None
+
 
 def _common(request: LaunchRequest) -> Iterator[str]:
     yield from ("-m", request.path or "", "--host", HOST, "--port", str(request.port), "--alias", server_name(request))

@@ -16,3 +16,6 @@ class OpenAI:
 
     def launch(self, request: LaunchRequest, probe_output: str) -> LaunchSpec:
         return plain_launch(request, _HABITS, served_name=server_name(request))
+
+    def claim(self, request: LaunchRequest) -> float | None:
+        return None

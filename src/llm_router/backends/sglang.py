@@ -29,6 +29,9 @@ class SGLang:
             return plain_launch(request, _HABITS, served_name=name)
         return started(request, (request.binary or "sglang", *_options(request)), _HABITS, served_name=name)
 
+    def claim(self, request: LaunchRequest) -> float | None:
+        return None
+
 
 def _options(request: LaunchRequest) -> Iterator[str]:
     yield from ("serve", "--model-path", request.path or "", "--host", HOST, "--port", str(request.port))

@@ -22,6 +22,9 @@ class VLLM:
         argv = (request.binary or "vllm", *_options(request))
         return started(request, argv, _habits(request), served_name=name)
 
+    def claim(self, request: LaunchRequest) -> float | None:
+        return None
+
 
 def _habits(request: LaunchRequest) -> Habits:
     key = {"VLLM_API_KEY": request.api_key} if request.api_key else {}

@@ -34,7 +34,7 @@ class Acts:
 
     def start(self, model: ModelState, at: float) -> None:
         instance = self._state.new_instance(model, at)
-        self.commands.append(StartInstance(instance=instance.id, model=model.name))
+        self.commands.append(StartInstance(instance=instance.id, model=model.name, devices=(), reserved_mib={}))
 
     def stop(self, instance: Instance) -> None:
         self.cancel_timers(instance)

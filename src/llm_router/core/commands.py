@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
@@ -48,10 +49,13 @@ class CutRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartInstance:
-    """Make `model` ready as `instance`; answered by `InstanceReady` or `InstanceGone`."""
+    """Make `model` ready as `instance` on `devices`, where `reserved_mib` (by device) is kept for it; a device that
+    isn't in it is the model's alone. Answered by `InstanceReady` or `InstanceGone`."""
 
     instance: int
     model: str
+    devices: tuple[str, ...]
+    reserved_mib: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,17 +5,23 @@ Counterpart: `commands`. Ids are given out by the runtime (requests) and by the 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
+from llm_router.core.specs import ModelSpec
+
 
 class RequestClass(Enum):
-    """NORMAL may cause a switch. BACKGROUND (a chat front end's title or tag request) is served by a ready instance
-    with a free lease or refused at once: it never starts, delays or undoes a switch."""
+    """INTERACTIVE: somebody watches the answer come. NORMAL: a program waits for it. BACKGROUND: it can wait. All three
+    may cause a switch; they differ in how urgent it is. TASK (a chat front end's title or tag request) is served by a
+    ready instance with a free lease or refused at once: it never starts, delays or undoes a switch."""
 
+    INTERACTIVE = "interactive"
     NORMAL = "normal"
     BACKGROUND = "background"
+    TASK = "task"
 
 
 class TimerKind(Enum):
@@ -68,22 +74,53 @@ class InstanceReady:
 class InstanceGone:
     """An instance is no more and its memory is free: its start failed, it exited by itself, or a stop is complete.
 
-    `error`: why, for people, when it was not asked to stop; None after a wanted stop.
+    `error`: why, for people, when it was not asked to stop; None after a wanted stop. `out_of_memory`: it failed for
+    want of memory, so more room may help.
     """
 
     at: float
     instance: int
     error: str | None = None
+    out_of_memory: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstanceAdopted:
-    """At start-up: a process of an earlier router still runs and serves `model`. Its id is `instance`;
+    """At start-up: a process of an earlier router still runs and serves `model` on `devices`. Its id is `instance`;
     the scheduler gives out higher ones from now on. `InstanceReady` or `InstanceGone` follows."""
 
     at: float
     instance: int
     model: str
+    devices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryMeasured:
+    """What an instance really holds, in MiB by device: the most seen since its start. Corrects its reservation."""
+
+    at: float
+    instance: int
+    used_mib: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceMeasured:
+    """What our instances may use of a device altogether, now: what is free plus what they hold, in MiB. The budget is
+    the smaller of this and the configured one. None: the device is gone."""
+
+    at: float
+    device: str
+    available_mib: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelsChanged:
+    """The configuration changed: these are the models now. Instances of removed models and of changed launches drain
+    and leave; requests that wait for a removed model are refused; all others keep what they have."""
+
+    at: float
+    models: Mapping[str, ModelSpec]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +159,9 @@ Event = (
     | InstanceReady
     | InstanceGone
     | InstanceAdopted
+    | MemoryMeasured
+    | DeviceMeasured
+    | ModelsChanged
     | LoadRequested
     | UnloadRequested
     | TimerFired

@@ -11,11 +11,14 @@ from typing import assert_never
 from llm_router.core.acts import Acts
 from llm_router.core.commands import Refusal
 from llm_router.core.events import (
+    DeviceMeasured,
     Event,
     InstanceAdopted,
     InstanceGone,
     InstanceReady,
     LoadRequested,
+    MemoryMeasured,
+    ModelsChanged,
     RequestArrived,
     RequestClass,
     RequestClosed,
@@ -57,6 +60,8 @@ class Intake:
                 self._note_timer(event)
             case ShutdownRequested():
                 self._state.shutting_down = True
+            case MemoryMeasured() | DeviceMeasured() | ModelsChanged():
+                pass
             case _:
                 assert_never(event)
 
@@ -76,7 +81,7 @@ class Intake:
             self._acts.reject(request, Refusal.LOAD_FAILED, model.spec.unusable)
         elif (instance := self._able_to_serve(model, event)) is not None:  # 2
             self._acts.grant(instance, request, event.at)
-        elif event.request_class is RequestClass.BACKGROUND:  # 3
+        elif event.request_class is RequestClass.TASK:  # 3
             detail = f"cannot serve a background request now: {model.name} is not free for it, and it may load nothing"
             self._acts.reject(request, Refusal.NOT_READY, detail)
         elif model.failure is not None and event.at < model.failure.retry_at:
@@ -93,7 +98,7 @@ class Intake:
         instance = model.instance
         if instance is None or not instance.can_grant(event.at):
             return None
-        is_allowed = event.request_class is RequestClass.NORMAL or instance.turn_ends_at is None
+        is_allowed = event.request_class is not RequestClass.TASK or instance.turn_ends_at is None
         return instance if is_allowed else None
 
     def _note_close(self, event: RequestClosed) -> None:

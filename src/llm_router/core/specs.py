@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+ANY_DEVICE = "device"  # where nothing is known about the hardware, there is one device of unknown size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
     """One model, as far as deciding needs to know it.
 
-    `footprint_mib`: memory the model needs while loaded, in MiB. None: unknown, so it takes the whole device.
-    0: it lives beside everything else (embedding models on the CPU, remote endpoints).
+    `footprint_mib`: memory the model needs while loaded, in MiB, over all devices it uses together. None: unknown, so
+    it takes the whole of them. 0: it lives beside everything else (embedding models on the CPU, remote endpoints).
+    `is_declared`: the footprint is the user's word, which a measurement corrects only upwards.
+    `devices`: it uses all of these; None: the one it fits best on, or all of them where no single one is large enough
+    or its footprint is unknown.
+    `seats`: of all instances that hold the same seat only one may exist at a time: a fixed port, a server that holds
+    one model, a group of models that are never together.
+    `companions`: models that may share devices with it whatever their footprints say.
+    `launch_key`: what shapes its start; an instance of another key is outdated when the models change.
     `idle_timeout_s`: unload after this long without a request; None: never.
     `concurrency`: leases open at the same time on its instance; None: no limit.
     `priority`: higher goes first among waiting models.
@@ -22,6 +32,11 @@ class ModelSpec:
 
     name: str
     footprint_mib: int | None = None
+    is_declared: bool = False
+    devices: tuple[str, ...] | None = None
+    seats: frozenset[str] = frozenset()
+    companions: frozenset[str] = frozenset()
+    launch_key: str = ""
     idle_timeout_s: float | None = None
     concurrency: int | None = None
     priority: int = 0
@@ -34,16 +49,24 @@ class ModelSpec:
 class PolicySpec:
     """The numbers behind the decisions. All durations in seconds, memory in MiB.
 
-    `budget_mib`: memory of the device; None: unknown, so a model with an unknown footprint and a known one never share.
+    `budgets`: memory of each device that models may use, by its name; None: unknown, so that one model has it alone.
+    `concurrency`: leases open at the same time over all instances; None: no limit.
+    `min_residency_s`: a model that became ready isn't evicted before this has passed, even when it is idle.
     `queue_limit`: requests waiting at the same time, over all models; one more is refused.
     `patience_s`: how long a busy resident keeps its turn while another model's request waits.
     `drain_timeout_s`: how long open requests may run on after their instance was told to leave.
     `backoff_base_s`, `backoff_max_s`: pause after the first failed load, doubled by each further one, capped.
     """
 
-    budget_mib: int | None = None
+    budgets: Mapping[str, int | None] = field(default_factory=lambda: {ANY_DEVICE: None})
+    concurrency: int | None = None
+    min_residency_s: float = 0.0
     queue_limit: int = 256
     patience_s: float = 10.0
     drain_timeout_s: float = 120.0
     backoff_base_s: float = 2.0
     backoff_max_s: float = 120.0
+
+    @property
+    def budget_mib(self) -> int | None:
+        return next(iter(self.budgets.values()))

@@ -15,13 +15,14 @@ class Identity:
     """What outlives the router about an instance: kept in the ledger, so that a restarted router can adopt it.
 
     `launch_key`: a hash of everything that shaped the start; a changed configuration doesn't adopt the old process.
-    `served_by`: host and port it answers on.
+    `devices`: where it was placed. `served_by`: host and port it answers on.
     """
 
     instance: int
     model: str
     launch_key: str
     port: int
+    devices: tuple[str, ...] = ()
 
 
 class Output(Protocol):

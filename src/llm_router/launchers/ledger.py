@@ -95,9 +95,10 @@ def _parse(text: str) -> Entry:
     if not isinstance(values, dict) or values.pop("format", None) != _FORMAT:
         raise ValueError("not an entry of this format")
     identity = Identity(**values.pop("identity"))
+    identity = replace(identity, devices=tuple(identity.devices))  # JSON knows lists only
     entry = Entry(identity=identity, **values)
     numbers = (identity.instance, identity.port, entry.pid, entry.started)
-    texts = (identity.model, identity.launch_key, entry.token, entry.log, entry.boot)
+    texts = (identity.model, identity.launch_key, entry.token, entry.log, entry.boot, *identity.devices)
     if not all(type(number) is int for number in numbers) or not all(type(text) is str for text in texts):
         raise ValueError("a field has the wrong type")
     if type(entry.leaving) is not bool:

@@ -60,7 +60,7 @@ class Leases:
                 at=self._now(),
                 request=request,
                 model=model,
-                request_class=RequestClass.BACKGROUND if background else RequestClass.NORMAL,
+                request_class=RequestClass.TASK if background else RequestClass.NORMAL,
             )
         )
         return request

@@ -1,0 +1,1 @@
+"""LAW: reads what the devices have and who uses it. Never interprets."""

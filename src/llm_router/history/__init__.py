@@ -1,0 +1,1 @@
+"""LAW: remembers what happened, across runs. Decides nothing; losing it costs estimates, never service."""

@@ -1,0 +1,48 @@
+"""What is remembered about loads, and what can be asked of it. Counterpart: `runtime`, which records and asks.
+
+Everything here is a pure value. Times are seconds since the epoch where they say `at`, durations otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadRecord:
+    """One start of a model, finished or failed. `launch_key`: what shaped the start; records of another key tell
+    nothing about it. `warm`: its files were in the page cache. `peak_mib`: the most its process tree held, by device.
+    `error`: why it failed; None: it became ready."""
+
+    at: float
+    model: str
+    launch_key: str
+    took_s: float
+    warm: bool
+    peak_mib: Mapping[str, int] = field(default_factory=dict)
+    error: str | None = None
+
+
+class History(Protocol):
+    """All calls return at once: writing happens elsewhere, and what is asked is kept in memory."""
+
+    def add_load(self, record: LoadRecord) -> None: ...
+
+    def note_peak(self, model: str, launch_key: str, peak_mib: Mapping[str, int]) -> None:
+        """The most an instance held, seen later than its load. Kept as the learned footprint; it only falls when newer
+        loads of the same key held less."""
+        ...
+
+    def load_s(self, model: str, launch_key: str, *, warm: bool) -> float | None:
+        """The median of its last loads of that warmth, in seconds; of the other where there are none; None: never."""
+        ...
+
+    def footprint_mib(self, model: str, launch_key: str) -> Mapping[str, int] | None:
+        """What it held in earlier loads, by device; None: never measured."""
+        ...
+
+    def close(self) -> None:
+        """Wait until everything is written."""
+        ...
