@@ -175,6 +175,7 @@ class Load:
 class LaunchSpec:
     """All that is needed to run one instance. `argv` empty: nothing to start (a remote endpoint).
 
+    `alternatives`: equal endpoints, tried in order when the first doesn't answer.
     `directory`: where it runs; None: the router's own folder.
     `load`: for servers that run without a model and are given one; None: it has its model from the start.
     `facts`: asked once when it is ready, in order, and merged: the first that knows something wins.
@@ -185,6 +186,7 @@ class LaunchSpec:
 
     argv: tuple[str, ...]
     address: Address
+    alternatives: tuple[Address, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     directory: str | None = None
     readiness: Readiness = Readiness()
