@@ -29,11 +29,13 @@ class FakeDispatcher:
         self.closed: list[tuple[int, bool]] = []
         self.changed = asyncio.Condition()
         self.opened = 0
+        self.classes: list[str] = []
         self.granted: dict[int, Waiter] = {}
         self.refused: set[int] = set()
 
-    def open(self, model: str, *, background: bool, waiter: Waiter) -> int:
+    def open(self, model: str, *, request_class: str, waiter: Waiter) -> int:
         self.opened += 1
+        self.classes.append(request_class)
         request = self.opened
         self.waiting[request] = waiter
         if not self.hold:

@@ -54,7 +54,7 @@ class Runtime:
 
     def ask(self, model: str = "m", *, is_broken: bool = False) -> tuple[int, Waiter]:
         waiter = Waiter(is_broken=is_broken)
-        return self.supervisor.leases.open(model, background=False, waiter=waiter), waiter
+        return self.supervisor.leases.open(model, request_class="normal", waiter=waiter), waiter
 
     async def load(self, model: str = "m") -> None:
         self.supervisor.load(model)

@@ -114,7 +114,7 @@ class Admin:
         began = time.monotonic()
         supervisor.load(model)
         loaded = _Loaded(supervisor)
-        request = supervisor.leases.open(model, background=False, waiter=loaded)
+        request = supervisor.leases.open(model, request_class="interactive", waiter=loaded)
         try:
             while not loaded.outcome.done():
                 progress = supervisor.progress(request)

@@ -15,6 +15,7 @@ class LaunchRequest:
     """One model as configured, resolved for one start. `port`: the loopback port chosen for this start (0 with `url`).
 
     Exactly one of `path`, `command`, `script`, `service`, `url` is set.
+    `urls`: endpoints that are equal to each other, `url` the first of them; empty: only `url`, if that.
     `binary`: the server's executable, from the backend's configuration; None: the backend's own default.
     `directory`: the folder the server runs in; None: the router's own.
     `ready_path`: overrides the backend's. `model_name`: the name the server knows the model by; None: ours.
@@ -30,6 +31,7 @@ class LaunchRequest:
     script: str | None = None
     service: str | None = None
     url: str | None = None
+    urls: tuple[str, ...] = ()
     model_name: str | None = None
     binary: str | None = None
     args: tuple[str, ...] = ()

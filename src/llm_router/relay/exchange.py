@@ -134,9 +134,7 @@ class Exchange:
         asked = self._asked
         assert asked is not None
         facts = asked.facts
-        request = self._services.dispatcher.open(
-            asked.model.name, background=facts is not None and facts.background, waiter=self
-        )
+        request = self._services.dispatcher.open(asked.model.name, request_class=asked.request_class, waiter=self)
         if self.over or self._call is not None:
             return
         self._request = request

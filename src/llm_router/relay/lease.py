@@ -42,8 +42,9 @@ class Waiter(Protocol):
 
 
 class Dispatcher(Protocol):
-    def open(self, model: str, *, background: bool, waiter: Waiter) -> int:
-        """Ask for a lease on `model` (a canonical name). Returns the request's id, under which it can be closed."""
+    def open(self, model: str, *, request_class: str, waiter: Waiter) -> int:
+        """Ask for a lease on `model` (a canonical name). `request_class`: "interactive", "normal", "background" or
+        "task". Returns the request's id, under which it can be closed."""
         ...
 
     def close(self, request: int, *, lost: bool = False) -> None:

@@ -16,6 +16,8 @@ from llm_router.relay.status_text import Mode
 
 _STATUS = b"x-llm-router-status"
 _PERFORMANCE = b"x-llm-router-performance"
+_CLASS = b"x-llm-router-class"
+_CLASSES = {b"interactive": "interactive", b"normal": "normal", b"background": "background"}
 
 
 class Kind(Enum):
@@ -39,10 +41,12 @@ class Target:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """What the relay must know of a configured model."""
+    """What the relay must know of a configured model. `request_class`: of requests that don't say it themselves; None:
+    by what they are."""
 
     name: str
     parameters: bodies.Parameters | None = None
+    request_class: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,11 +59,13 @@ class Preferences:
 
 @dataclass(slots=True)
 class Request:
-    """`facts` None: the body is none of our business. `performance`: the reply ends with the performance line."""
+    """`facts` None: the body is none of our business. `performance`: the reply ends with the performance line.
+    `request_class`: how urgent it is, as `Dispatcher.open` takes it."""
 
     model: Model
     facts: bodies.Facts | None
     performance: bool
+    request_class: str = "normal"
 
 
 def read(
@@ -67,7 +73,8 @@ def read(
 ) -> Request:
     """`headers`: by name in lower case. `models`: by each of their names. Raises: InvalidRequest, in all its kinds."""
     if target.model is not None:
-        return Request(_find(target.model, models), None, False)
+        model = _find(target.model, models)
+        return Request(model, None, False, _class_of(target, headers, None, model))
     content_type = headers.get(b"content-type")
     if content_type is not None and b"json" not in content_type.lower():
         raise UnsupportedMediaType(
@@ -81,7 +88,7 @@ def read(
             target, headers, facts, preferences
         )  # a wrong one is refused even where there is nothing to wait for
     performance = target.kind is Kind.CHAT and _wants_performance(headers, facts, preferences)
-    return Request(model, facts, performance)
+    return Request(model, facts, performance, _class_of(target, headers, facts, model))
 
 
 def status_mode(target: Target, headers: Mapping[bytes, bytes], facts: bodies.Facts, preferences: Preferences) -> Mode:
@@ -105,6 +112,25 @@ def _find(name: str, models: Mapping[str, Model]) -> Model:
         names = ", ".join(known[:20]) + (", …" if len(known) > 20 else "")
         raise ModelNotFound(f"cannot find the model {name[:200]!r}: it is one of {names}", param="model")
     return model
+
+
+def _class_of(target: Target, headers: Mapping[bytes, bytes], facts: bodies.Facts | None, model: Model) -> str:
+    """1. A front end's own title or tag request is a task whatever it says: a front end sends the same headers with all
+    its requests. 2. The client's word. 3. The model's. 4. Somebody watches a streaming chat; the rest are programs.
+
+    Raises: InvalidRequest for a class that there isn't.
+    """
+    if facts is not None and facts.background:  # 1
+        return "task"
+    asked = headers.get(_CLASS)
+    if asked is not None:  # 2
+        known = _CLASSES.get(asked.strip().lower())
+        if known is None:
+            raise InvalidRequest('cannot use this X-LLM-Router-Class: it is "interactive", "normal" or "background"')
+        return known
+    if model.request_class is not None:  # 3
+        return model.request_class
+    return "interactive" if facts is not None and facts.stream and target.kind is Kind.CHAT else "normal"  # 4
 
 
 def _wants_performance(headers: Mapping[bytes, bytes], facts: bodies.Facts, preferences: Preferences) -> bool:

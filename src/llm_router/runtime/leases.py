@@ -29,6 +29,8 @@ _ERRORS: dict[Refusal, type[LlmRouterError]] = {
     Refusal.PREEMPTED: Preempted,
 }
 
+_CLASSES = {known.value: known for known in RequestClass}
+
 
 class Leases:
     """Implements `relay.lease.Dispatcher`.
@@ -52,7 +54,7 @@ class Leases:
         self._ids = itertools.count(1)
         self._waiters: dict[int, Waiter] = {}
 
-    def open(self, model: str, *, background: bool, waiter: Waiter) -> int:
+    def open(self, model: str, *, request_class: str, waiter: Waiter) -> int:
         request = next(self._ids)
         self._waiters[request] = waiter
         self._post(
@@ -60,7 +62,7 @@ class Leases:
                 at=self._now(),
                 request=request,
                 model=model,
-                request_class=RequestClass.TASK if background else RequestClass.NORMAL,
+                request_class=_CLASSES[request_class],
             )
         )
         return request
