@@ -1,0 +1,239 @@
+"""The history's file: an SQLite database that one thread writes. Counterpart: `store`, which keeps what is asked.
+
+Knows rows, not what they mean. A file that can't be used costs a warning and the memory of it, nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sqlite3
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
+
+log = logging.getLogger(__name__)
+
+# Each takes the database from its own number, `user_version`, to the next. Never change one that was released: add one.
+_MIGRATIONS = (
+    """
+    CREATE TABLE loads (
+        id INTEGER PRIMARY KEY, at REAL NOT NULL, model TEXT NOT NULL, launch_key TEXT NOT NULL, took_s REAL,
+        warm INTEGER NOT NULL, peak_mib TEXT NOT NULL, error TEXT
+    )
+    """,
+)
+_COLUMNS = "at, model, launch_key, took_s, warm, peak_mib, error"
+_PATIENCE_S = 5.0  # for another process that is writing
+_LONGEST_ERROR = 2000
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Row:
+    """One load, or with `took_s` None one measurement of an instance whose load nobody saw.
+
+    `number`: its place in the file, set by the thread that writes; None: not there (yet)."""
+
+    at: float
+    model: str
+    launch_key: str
+    took_s: float | None
+    warm: bool
+    peak_mib: dict[str, int]
+    error: str | None
+    number: int | None = None
+
+
+class Unusable(Exception):
+    """The file can't be used; `str()` says why."""
+
+
+class Database:
+    """Open one with `open_database`. Calls return at once; `close` waits until all is written."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self._path = path
+        self._connection = connection
+        self._queue: SimpleQueue[_Change | None] = SimpleQueue()
+        self._warned = False
+        # A daemon: a program that ends without `close` loses the last rows rather than hangs.
+        self._thread = Thread(target=self._write_all, name="history", daemon=True)
+        self._thread.start()
+
+    def add(self, row: Row) -> None:
+        self._queue.put(_Insert(row, _values(row)))
+
+    def change_peak(self, row: Row) -> None:
+        self._queue.put(_Update(row, json.dumps(row.peak_mib)))
+
+    def remove(self, rows: Iterable[Row]) -> None:
+        for row in rows:
+            self._queue.put(_Delete(row))
+
+    def close(self) -> None:
+        self._queue.put(None)
+        self._thread.join()
+        self._connection.close()
+
+    def _write_all(self) -> None:
+        going_on = True
+        while going_on:
+            batch = [self._queue.get()]
+            while not self._queue.empty():  # we are the only one who takes
+                batch.append(self._queue.get())
+            going_on = batch[-1] is not None
+            self._write([change for change in batch if change is not None])
+
+    def _write(self, batch: list[_Change]) -> None:
+        try:
+            with self._connection:
+                for change in batch:
+                    change.apply(self._connection)
+        except sqlite3.Error as error:  # the disk is full, another process writes for too long …
+            for change in batch:
+                if isinstance(change, _Insert):
+                    change.row.number = None
+            if not self._warned:
+                log.warning("cannot write history to %s: %s; going on without", self._path, error)
+            self._warned = True
+
+
+def open_database(path: Path) -> tuple[Database | None, list[Row]]:
+    """The database in `path`, made if it isn't there, and what is in it, oldest first. None: it can't be written.
+
+    A damaged one is set aside as `….bad` and a new one takes its place. Each of these costs a warning.
+    """
+    try:
+        return _open(path)
+    except sqlite3.DatabaseError as error:
+        if not _is_damaged(error):
+            log.warning("cannot use history in %s: %s; what is learned now will be forgotten", path, error)
+            return None, _rows_read_only(path)
+        log.warning("history in %s is damaged (%s): it is now %s.bad, and a new one begins", path, error, path.name)
+    except (Unusable, OSError) as error:
+        log.warning("cannot use history in %s: %s; what is learned now will be forgotten", path, error)
+        return None, []
+    try:
+        _set_aside(path)
+        return _open(path)
+    except (sqlite3.Error, Unusable, OSError) as error:
+        log.warning("cannot begin a new history in %s: %s; what is learned now will be forgotten", path, error)
+        return None, []
+
+
+def _open(path: Path) -> tuple[Database, list[Row]]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    connection = sqlite3.connect(path, timeout=_PATIENCE_S, check_same_thread=False)
+    try:
+        (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        if verdict != "ok":
+            raise _damaged(verdict)
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")  # a power cut may cost the last rows, never the file
+        _migrate(connection)
+        rows = _rows(connection)
+        return Database(path, connection), rows
+    except BaseException:
+        connection.close()
+        raise
+
+
+def _migrate(connection: sqlite3.Connection) -> None:
+    connection.execute("BEGIN IMMEDIATE")  # two processes may come at once; and who can't write learns it here
+    with connection:
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version > len(_MIGRATIONS):
+            raise Unusable(f"it was written by a newer version (schema {version}, known is {len(_MIGRATIONS)})")
+        for statement in _MIGRATIONS[version:]:
+            connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")
+
+
+def _rows(connection: sqlite3.Connection) -> list[Row]:
+    found = connection.execute(f"SELECT id, {_COLUMNS} FROM loads ORDER BY at, id")  # noqa: S608 -- our own constant
+    try:
+        return [
+            Row(
+                number=number,
+                at=float(at),
+                model=model,
+                launch_key=launch_key,
+                took_s=None if took_s is None else float(took_s),
+                warm=bool(warm),
+                peak_mib={str(device): int(size) for device, size in json.loads(peak).items()},
+                error=error,
+            )
+            for number, at, model, launch_key, took_s, warm, peak, error in found
+        ]
+    except (ValueError, TypeError, AttributeError) as error:
+        raise _damaged("a row can't be read") from error
+
+
+def _rows_read_only(path: Path) -> list[Row]:
+    """What a file tells that we may not write, or that another process is writing for too long."""
+    try:
+        connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=_PATIENCE_S)
+        try:
+            return _rows(connection)
+        finally:
+            connection.close()
+    except (sqlite3.Error, OSError):
+        return []
+
+
+def _is_damaged(error: sqlite3.DatabaseError) -> bool:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the rest says more precisely what
+    return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def _damaged(verdict: str) -> sqlite3.DatabaseError:
+    error = sqlite3.DatabaseError(verdict)
+    error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+    return error
+
+
+def _set_aside(path: Path) -> None:
+    path.replace(f"{path}.bad")
+    # With its companions: SQLite would play a journal left behind into the new file.
+    for ending in ("-wal", "-shm"):
+        companion = Path(f"{path}{ending}")
+        if companion.exists():
+            companion.replace(f"{path}.bad{ending}")
+
+
+def _values(row: Row) -> tuple[object, ...]:
+    error = row.error[:_LONGEST_ERROR] if row.error is not None else None
+    return row.at, row.model, row.launch_key, row.took_s, int(row.warm), json.dumps(row.peak_mib), error
+
+
+@dataclass(frozen=True, slots=True)
+class _Insert:
+    row: Row
+    values: tuple[object, ...]
+
+    def apply(self, connection: sqlite3.Connection) -> None:
+        places = ", ".join("?" * len(self.values))
+        sql = f"INSERT INTO loads ({_COLUMNS}) VALUES ({places})"  # noqa: S608 -- our own constants
+        self.row.number = connection.execute(sql, self.values).lastrowid
+
+
+@dataclass(frozen=True, slots=True)
+class _Update:
+    row: Row
+    peak: str
+
+    def apply(self, connection: sqlite3.Connection) -> None:
+        connection.execute("UPDATE loads SET peak_mib = ? WHERE id = ?", (self.peak, self.row.number))
+
+
+@dataclass(frozen=True, slots=True)
+class _Delete:
+    row: Row
+
+    def apply(self, connection: sqlite3.Connection) -> None:
+        connection.execute("DELETE FROM loads WHERE id = ?", (self.row.number,))
+
+
+_Change = _Insert | _Update | _Delete
