@@ -22,9 +22,9 @@ from llm_router.api.errors import render
 from llm_router.api.openai import TARGETS
 from llm_router.backends import registry
 from llm_router.backends.base import Backend, LaunchRequest
-from llm_router.config.files import missing
+from llm_router.config import specs
+from llm_router.config.room import Devices
 from llm_router.config.schema import Config, ModelConfig
-from llm_router.core.specs import ANY_DEVICE, ModelSpec, PolicySpec
 from llm_router.errors import ConfigError
 from llm_router.launchers.process import ProcessLauncher
 from llm_router.relay import protocol
@@ -51,10 +51,13 @@ def serve(config: Config, path: Path | None, on_ready: Callable[[str], None]) ->
 
 
 async def _serve(config: Config, path: Path | None, listener: socket.socket, on_ready: Callable[[str], None]) -> int:
+    devices: Devices = {}
+    launches = _launches(config, registry.load())
+    keys = {name: launch.key for name, launch in launches.items()}
     supervisor = Supervisor(
-        models=_specs(config),
-        policy=_policy(config),
-        launches=_launches(config, registry.load()),
+        models=specs.models(config, devices, launch_keys=keys, footprint_mib=lambda name: None),
+        policy=specs.policy(config, devices),
+        launches=launches,
         launcher=ProcessLauncher(config.state_folder),
         response_timeout_s=config.response_timeout,
         leave_on_exit=config.on_exit == "leave",
@@ -164,39 +167,6 @@ def _url(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _specs(config: Config) -> dict[str, ModelSpec]:
-    unusable = {
-        mistake.key[1]: f"cannot start {mistake.key[1]}: {mistake.message}; {mistake.remedy}, and restart the router"
-        for mistake in missing(config)
-        if mistake.key[0] == "models"
-    }
-    return {name: _spec(config, name, unusable.get(name)) for name in config.models}
-
-
-def _spec(config: Config, name: str, unusable: str | None) -> ModelSpec:
-    model = config.models[name]
-    beside = config.is_helper(name) or model.url is not None
-    return ModelSpec(
-        name=name,
-        footprint_mib=0 if beside and model.memory is None else model.memory,
-        idle_timeout_s=config.idle_timeout_s(name),
-        concurrency=model.concurrency,
-        priority=model.priority,
-        pinned=model.pinned,
-        load_timeout_s=config.load_timeout_s(name),
-        unusable=unusable,
-    )
-
-
-def _policy(config: Config) -> PolicySpec:
-    return PolicySpec(
-        budgets={ANY_DEVICE: config.memory},
-        queue_limit=config.queue_limit,
-        patience_s=config.patience,
-        drain_timeout_s=config.drain_timeout,
-    )
-
-
 def _launches(config: Config, backends: dict[str, Backend]) -> dict[str, Launch]:
     launches = {}
     for name, model in config.models.items():
@@ -206,15 +176,16 @@ def _launches(config: Config, backends: dict[str, Backend]) -> dict[str, Launch]
         launches[name] = Launch(
             backend=backends[model.backend],
             request=_request(config, name, model),
-            fixed_port=_fixed_port(config, model),
+            fixed_port=config.fixed_port(name),
             load_timeout_s=config.load_timeout_s(name),
+            stall_timeout_s=config.stall_timeout,
         )
     return launches
 
 
 def _request(config: Config, name: str, model: ModelConfig) -> LaunchRequest:
     backend = config.backend_config(model.backend)
-    key = model.api_key or backend.api_key
+    key, admin_key = model.api_key or backend.api_key, model.admin_key or backend.admin_key
     return LaunchRequest(
         model=name,
         port=0,
@@ -222,7 +193,8 @@ def _request(config: Config, name: str, model: ModelConfig) -> LaunchRequest:
         command=model.command,
         script=None if model.service is not None else model.script,
         service=model.service,
-        url=model.url,
+        url=model.url[0] if model.url else None,
+        urls=model.url or (),
         model_name=model.model_name,
         binary=backend.binary,
         args=(*backend.args, *model.args),
@@ -232,14 +204,9 @@ def _request(config: Config, name: str, model: ModelConfig) -> LaunchRequest:
         capabilities=config.capabilities_of(name),
         ready_path=model.ready_path,
         api_key=None if key is None else key.get_secret_value(),
+        admin_key=None if admin_key is None else admin_key.get_secret_value(),
+        directory=backend.directory,
     )
-
-
-def _fixed_port(config: Config, model: ModelConfig) -> int | None:
-    """A server that we build the command line for is told its port; one from a script knows it already."""
-    if model.port is not None:
-        return model.port
-    return config.backend_config(model.backend).port if model.script is not None else None
 
 
 def _entry(config: Config, name: str) -> Entry:
@@ -264,6 +231,7 @@ def _models(config: Config) -> dict[str, Model]:
         relayed = Model(
             name=name,
             parameters=parameters if changes.defaults or changes.overrides or changes.removals else None,
+            request_class=model.request_class,
         )
         models.update(dict.fromkeys((name, *model.aliases), relayed))
     return models

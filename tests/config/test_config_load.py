@@ -164,7 +164,7 @@ def test_environment_variables_are_expanded(tmp_path: Path, monkeypatch: pytest.
     assert config.router_port == 9000
     assert config.models["a"].command == ("x-s3cret", "${PORT}", "${MODEL}")
     assert config.models["a"].env == {"P": "${HOST}"}
-    assert config.models["b"].url == "http://x:${PORT}"
+    assert config.models["b"].url == ("http://x:${PORT}",)
     assert config.models["c"].description == "on 1"
 
 
@@ -196,9 +196,12 @@ def test_a_reachable_host_needs_consent_also_on_the_command_line(tmp_path: Path)
 def test_a_configuration_built_in_code_obeys_the_same_rules() -> None:
     with pytest.raises(pydantic.ValidationError, match="how the model starts"):
         Config.model_validate({"models": {"m": {"backend": "openai"}}})
-    with pytest.raises(pydantic.ValidationError, match="200 MiB"):
+    with pytest.raises(pydantic.ValidationError, match="no model"):
         Config.model_validate(
-            {"memory": "200MiB", "models": {"m": {"backend": "openai", "url": "http://x", "memory": "1GiB"}}}
+            {
+                "groups": {"big": {"models": ["m", "n"], "together": "never"}},
+                "models": {"m": {"backend": "openai", "url": "http://x"}},
+            }
         )
 
 

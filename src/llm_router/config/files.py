@@ -18,7 +18,7 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 def absolute(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """`data` with `~` and relative paths in it resolved from `folder`, the configuration file's."""
     found = dict(data)
-    for section, keys in (("models", ("path", "script")), ("backends", ("binary",))):
+    for section, keys in (("models", ("path", "script")), ("backends", ("binary", "directory"))):
         if isinstance(found.get(section), Mapping):
             found[section] = {name: _resolved(value, keys, folder) for name, value in found[section].items()}
     return found
@@ -51,6 +51,12 @@ def missing(config: Config) -> Iterator[Mistake]:
                 key=("backends", kind, "binary"),
                 message=f'there is no executable "{backend.binary}"',
                 remedy="install it, or write the full path of one",
+            )
+        if backend.directory is not None and not Path(backend.directory).is_dir():
+            yield Mistake(
+                key=("backends", kind, "directory"),
+                message=f"there is no folder {backend.directory}",
+                remedy="write the path of the folder that the server runs in",
             )
     for name, model in config.models.items():
         yield from _missing_for(name, model)

@@ -13,8 +13,9 @@ from pathlib import Path
 import platformdirs
 from pydantic import ValidationError
 
-from llm_router.config import environment, files, problems, rules
+from llm_router.config import environment, files, groups, problems, room, rules
 from llm_router.config.problems import Problem
+from llm_router.config.room import Devices
 from llm_router.config.rules import Mistake
 from llm_router.config.schema import Config
 from llm_router.config.text import BadSyntax, Text, parse
@@ -73,12 +74,15 @@ def load(path: Path, *, overrides: Mapping[str, object] | None = None, kinds: Co
     raise ConfigError(f"cannot use {path}: {count}\n" + "\n".join(f"  {problem}" for problem in fatal))
 
 
-def check(path: Path, *, files: bool = True, kinds: Collection[str] | None = None) -> list[Problem]:
+def check(
+    path: Path, *, files: bool = True, kinds: Collection[str] | None = None, devices: Devices | None = None
+) -> list[Problem]:
     """Every problem of the file, in the order of its lines; empty: none. `files` False looks at no other file.
+    `devices`: what the hardware has, to hold the file against; None: nobody looked.
 
     Raises: ConfigUnreadable.
     """
-    return examine(path, look_at_files=files, kinds=kinds).problems
+    return examine(path, look_at_files=files, kinds=kinds, devices=devices).problems
 
 
 def examine(
@@ -87,8 +91,10 @@ def examine(
     overrides: Mapping[str, object] | None = None,
     kinds: Collection[str] | None = None,
     look_at_files: bool = True,
+    devices: Devices | None = None,
 ) -> Examined:
-    """Configuration and problems at once. `kinds`: the backends there are; None: any name will do.
+    """Configuration and problems at once. `kinds`: the backends there are; None: any name will do. `devices`: what the
+    hardware has; None: nobody looked.
 
     Raises: ConfigUnreadable.
     """
@@ -106,13 +112,15 @@ def examine(
     expanded.pop("$schema", None)  # for editors
     data = files.absolute(expanded, path.parent.resolve()) | dict(overrides or {})
     config, refused = _validated(data)
-    conflicts = list(rules.conflicts(data))
+    conflicts = [*rules.conflicts(data), *groups.conflicts(data)]
     # The schema names conflicts too, but all in one; that counts only where the plain data didn't show them.
     mistakes += [mistake for mistake in refused if mistake.key or not conflicts] + conflicts
     mistakes += _unknown_kinds(data, kinds)
     found = _located(mistakes, path, text)
     if config is not None and look_at_files:
         found += _located(files.missing(config), path, text, fatal=False)
+    if config is not None:
+        found += _located(room.misfits(config, devices), path, text, fatal=False)
     return Examined(config=None if mistakes else config, problems=sorted(found, key=lambda problem: problem.line))
 
 

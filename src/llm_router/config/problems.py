@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from llm_router.config.rules import Key, Mistake
-from llm_router.config.schema import BackendConfig, Config, ModelConfig, Parameters
+from llm_router.config.schema import BackendConfig, Config, GroupConfig, ModelConfig, Parameters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +79,7 @@ def _translated(key: Key, kind: str, text: str, value: object, context: dict[str
 
 _MISSING = {
     "models": 'add "models": {"NAME": {"backend": "llamacpp", "path": "/models/FILE.gguf"}}',
+    "together": 'add "together": "never" or "allowed"',
     "backend": 'add "backend": "llamacpp", or whichever server runs this model',
 }
 _WHOLE_NUMBER = ("a whole number", "write one without quotes or decimals, as in 8002")
@@ -100,7 +101,6 @@ _EXPECTED = {
 }
 _PATTERNS = {
     "ready_path": ("a path", 'start it with "/", as in "/health"'),
-    "url": ("a base URL", 'start it with "http://" or "https://", as in "http://192.168.1.20:8000/v1"'),
 }
 
 
@@ -113,6 +113,8 @@ def _keys_at(key: Key) -> list[str]:
             section = Parameters
         case ("backends", _):
             section = BackendConfig
+        case ("groups", _):
+            section = GroupConfig
         case _:
             section = Config
     return sorted(section.model_fields)
@@ -125,7 +127,7 @@ def _instead(word: str, known: list[str]) -> str:
 
 def _shown(key: Key, value: object) -> str:
     """The value as JSON, short; never a key's."""
-    if "api_key" in key:
+    if not {"api_key", "admin_key"}.isdisjoint(key):
         return "this"
     text = json.dumps(value, default=str, ensure_ascii=False)
     return text if len(text) <= 60 else text[:57] + "…"

@@ -44,6 +44,7 @@ _TITLES = {
     "ModelConfig": ("A model", "a-model"),
     "Parameters": ("Parameters", "parameters"),
     "BackendConfig": ("A backend", "a-backend"),
+    "GroupConfig": ("A group", "a-group"),
 }
 
 

@@ -9,8 +9,6 @@ import ipaddress
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from llm_router import units
-
 Key = tuple[str | int, ...]
 Data = Mapping[str, object]
 
@@ -52,7 +50,6 @@ def conflicts(data: Data) -> Iterator[Mistake]:
     yield from _doubled_names(named)
     for name, model in named.items():
         yield from _way_to_start(name, model)
-        yield from _oversize(name, model, data.get("memory"))
     yield from _taken_ports(data, named)
 
 
@@ -105,27 +102,6 @@ def _way_to_start(name: str, model: Data) -> Iterator[Mistake]:
             message="there are several ways to start it: " + ", ".join(f'"{way}"' for way in ways),
             remedy='keep one; only "service" and "script" go together',
         )
-
-
-def _oversize(name: str, model: Data, device: object) -> Iterator[Mistake]:
-    needed, available = _mib(model.get("memory")), _mib(device)
-    if type(model.get("memory")) is not type(device):
-        return  # one of the two lacks its unit
-    if needed is not None and available is not None and needed > available:
-        yield Mistake(
-            key=("models", name, "memory"),
-            message=f"the model needs {needed} MiB, the device has {available} MiB",
-            remedy='correct one of the two "memory" values',
-        )
-
-
-def _mib(value: object) -> int | None:
-    if isinstance(value, str):
-        try:
-            return units.mib(units.size_bytes(value))
-        except ValueError:
-            return None
-    return value if isinstance(value, int) else None
 
 
 def _taken_ports(data: Data, models: Mapping[str, Data]) -> Iterator[Mistake]:

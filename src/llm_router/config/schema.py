@@ -4,7 +4,7 @@ The descriptions are the documentation: `reference` makes the JSON schema and th
 several keys is in `rules`, reading files in `load`. Nothing here touches the file system, except that paths left open
 are the platform's.
 
-Attributes have the names of the keys. Durations are seconds, `memory` is MiB, `max_body` is bytes.
+Attributes have the names of the keys. Durations are seconds, `memory` is MiB, `max_body` is bytes, `url` a tuple.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ import platformdirs
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, PrivateAttr, SecretStr, model_validator
 from pydantic_core import PydanticCustomError
 
-from llm_router.config import guess, rules
-from llm_router.config.values import Arguments, Bytes, IdleTime, Mib, Port, Seconds
+from llm_router.config import groups, guess, rules
+from llm_router.config.values import Arguments, Bytes, IdleTime, Memory, Mib, Port, Seconds, Urls
 
 Capability = Literal[
     "chat", "completion", "embedding", "rerank", "vision", "audio", "speech", "image", "tools", "reasoning"
 ]
 StatusMode = Literal["auto", "content", "event", "reasoning", "comment", "off"]
 PerformanceLine = Literal["auto", "always", "never"]
+RequestClass = Literal["interactive", "normal", "background"]
 
 
 class _Section(BaseModel):
@@ -63,8 +64,22 @@ class BackendConfig(_Section):
     """Added to the command line of every model with a `path`, before the model's own `args`."""
     env: dict[str, str] = {}
     """Environment variables for every model of this backend."""
+    directory: str | None = None
+    """Folder the server runs in, such as TabbyAPI's own with its `config.yml`. Without it the router's."""
     api_key: SecretStr | None = None
     """The server's own key, sent to it as `Authorization: Bearer`. Keep it out of the file with `${ENV_VAR}`."""
+    admin_key: SecretStr | None = None
+    """The server's key for loading and unloading, where it has one of its own, as TabbyAPI does."""
+
+
+class GroupConfig(_Section):
+    """Models that the memory alone doesn't say everything about."""
+
+    models: tuple[str, ...]
+    """Who is in it."""
+    together: Literal["never", "allowed"]
+    """`"never"`: only one of them is loaded at a time. `"allowed"`: they share a device whatever memory they are
+    said to need."""
 
 
 class ModelConfig(_Section):
@@ -83,8 +98,9 @@ class ModelConfig(_Section):
     """An executable that starts the server and stays in the foreground. With `service`: what the unit runs."""
     service: str | None = None
     """A systemd unit."""
-    url: Annotated[str, Field(pattern="^https?://")] | None = None
-    """Base URL of a server that runs elsewhere; the router starts and stops nothing."""
+    url: Urls | None = None
+    """Base URL of a server that runs elsewhere; the router starts and stops nothing. Several in a list are equal: when
+    one can't be reached, the next is used."""
     model_name: str | None = None
     """The name the server itself knows the model by, where it isn't the one here."""
     aliases: tuple[str, ...] = ()
@@ -102,9 +118,11 @@ class ModelConfig(_Section):
     context_length: Annotated[int, Field(ge=1)] | None = None
     """Context window in tokens."""
     devices: tuple[str, ...] | None = None
-    """Which GPUs, by index or UUID; an empty list means none."""
+    """Which GPUs, by index or UUID: it uses all of them. An empty list means none, so that it runs on the CPU. Without
+    it the one it fits best on, or all where it needs more than one."""
     memory: Mib | None = None
-    """Memory the loaded model takes on the device. Unknown means the whole device."""
+    """Memory the loaded model takes, over all devices it uses together. Without it what was measured in earlier loads,
+    else an estimate from its files, else the whole device. Embedding and rerank models count only with it."""
     idle_timeout: IdleTime = None
     """Unload after this long without a request; `"never"` keeps it. Without it the top-level `idle_timeout`."""
     load_timeout: Seconds | None = None
@@ -113,6 +131,9 @@ class ModelConfig(_Section):
     """Requests at the same time; more wait in the router. Without it there is no limit."""
     priority: int = 0
     """Among models with waiting requests the higher one goes first."""
+    request_class: RequestClass | None = None
+    """How urgent its requests are where they don't say it themselves with the header `X-LLM-Router-Class`. Without it
+    streaming chats are `interactive`, since somebody watches them, and the rest `normal`."""
     pinned: bool = False
     """Never unload it to make room for another model."""
     preload: bool = False
@@ -127,6 +148,8 @@ class ModelConfig(_Section):
     """Leave it out of the model listing; it can still be used by name."""
     api_key: SecretStr | None = None
     """The server's own key; without it the backend's."""
+    admin_key: SecretStr | None = None
+    """The server's key for loading and unloading; without it the backend's."""
 
 
 class Config(_Section):
@@ -145,9 +168,21 @@ class Config(_Section):
     can use and unload the models."""
     model_load_timeout: Seconds = 180.0
     """Give up on a load after this long."""
-    memory: Mib | None = None
-    """Memory of the device that the models share. Unknown means that one model takes it all, unless models say
-    otherwise."""
+    stall_timeout: Seconds = 120.0
+    """Give up on a load that shows no progress for this long: no line of output, no growth in memory."""
+    memory: Memory | None = None
+    """Memory that models may use: of each GPU (without any: of the host), or of each device by its name, GPUs by number
+    and the host `cpu`; `"0GiB"` takes a device out. Without it all that the hardware has, less `memory_reserve`.
+    `"exclusive"`: one model at a time, whatever would fit."""
+    memory_reserve: Mib | None = None
+    """What models leave free of each device that `memory` doesn't name. Without it 512 MiB of a GPU, and of the host a
+    tenth, at most 2 GiB."""
+    groups: dict[str, GroupConfig] = {}
+    """Models that may or must not be loaded together, by the name of the group."""
+    concurrency: Annotated[int, Field(ge=1)] | None = None
+    """Requests at the same time over all models; more wait in the router. Without it there is no limit."""
+    min_residency: Seconds = 0.0
+    """How long a model stays once it is ready, even when it is idle and another waits for its place."""
     patience: Seconds = 10.0
     """How long a busy model keeps its turn while another model's request waits."""
     drain_timeout: Seconds = 120.0
@@ -177,13 +212,17 @@ class Config(_Section):
 
     @model_validator(mode="after")
     def _has_no_conflicts(self) -> Config:
-        mistakes = list(rules.conflicts(self.model_dump(exclude_unset=True)))
+        mistakes = self._conflicts()
         if mistakes:
             text = "; ".join(f"{rules.dotted(m.key)}: {m.message}: {m.remedy}" for m in mistakes)
             raise PydanticCustomError("conflict", "{text}", {"text": text})
         for name, model in self.models.items():
             self._canonical.update(dict.fromkeys((name, *model.aliases), name))
         return self
+
+    def _conflicts(self) -> list[rules.Mistake]:
+        plain = self.model_dump(exclude_unset=True)
+        return [*rules.conflicts(plain), *groups.conflicts(plain)]
 
     def canonical(self, name: str) -> str | None:
         """The model that `name` (a name or an alias) means; None: no such model."""
@@ -192,6 +231,14 @@ class Config(_Section):
     def backend_config(self, kind: str) -> BackendConfig:
         """What is set for all models of one backend; all defaults if nothing is."""
         return self.backends.get(kind, _NOTHING_SET)
+
+    def fixed_port(self, name: str) -> int | None:
+        """The port the model's server always has; None: a free one is chosen for each start. A server that we build the
+        command line for is told its port; one from a script knows it already."""
+        model = self.models[name]
+        if model.port is not None:
+            return model.port
+        return self.backend_config(model.backend).port if model.script is not None else None
 
     def load_timeout_s(self, name: str) -> float:
         """Limit for one load of the model, in seconds."""
@@ -216,6 +263,11 @@ class Config(_Section):
         """Whether the model lives beside the chat model instead of taking its place: it only embeds or reranks."""
         capabilities = self.capabilities_of(name)
         return bool(capabilities) and set(capabilities) <= {"embedding", "rerank"}
+
+    def lives_beside(self, name: str) -> bool:
+        """Whether the model takes no device's room: a helper without a declared size, or a server elsewhere."""
+        model = self.models[name]
+        return model.memory is None and (model.url is not None or self.is_helper(name))
 
     @property
     def state_folder(self) -> Path:

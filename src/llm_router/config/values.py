@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import shlex
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
@@ -52,6 +53,31 @@ def _bytes(value: object) -> int:
     return units.size_bytes(value)
 
 
+def _memory(value: object) -> object:
+    if value == "exclusive":
+        return value
+    if isinstance(value, Mapping):
+        return {str(device): _mib(size) for device, size in value.items()}
+    try:
+        return _mib(value)
+    except ValueError as error:
+        message = str(error).partition(": ")[0]
+        raise ValueError(
+            f'{message}: write "22GiB", {{"0": "22GiB", "1": "46GiB"}} with a size for each device, or "exclusive"'
+        ) from None
+
+
+def _urls(value: object) -> object:
+    urls = [value] if isinstance(value, str) else value
+    for url in urls if isinstance(urls, list | tuple) and urls else (urls,):
+        if not isinstance(url, str) or not url.startswith(("http://", "https://")):
+            raise ValueError(
+                f'"{url}" is not a base URL: start it with "http://" or "https://", as in '
+                '"http://192.168.1.20:8000/v1"; a list of them where they are equal'
+            )
+    return urls
+
+
 def _arguments(value: object) -> object:
     if not isinstance(value, str):
         return value
@@ -90,6 +116,27 @@ Arguments = Annotated[
         {
             "title": "command line",
             "anyOf": [{"type": "array", "items": {"type": ["string", "number"]}}, {"type": "string"}],
+        }
+    ),
+]
+Memory = Annotated[
+    int | dict[str, int] | Literal["exclusive"],
+    BeforeValidator(_memory),
+    WithJsonSchema(
+        {
+            "title": 'size, or a size for each device, or "exclusive"',
+            "anyOf": [{"type": "string"}, {"type": "object", "additionalProperties": {"type": "string"}}],
+            "examples": ["22GiB", {"0": "22GiB", "cpu": "32GiB"}, "exclusive"],
+        }
+    ),
+]
+Urls = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_urls),
+    WithJsonSchema(
+        {
+            "title": "URL or list of URLs",
+            "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}],
         }
     ),
 ]

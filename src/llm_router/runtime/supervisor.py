@@ -85,6 +85,7 @@ class Supervisor:
             now=self._loop.time,
             upstream_of=self.effects.upstream_of,
             progress_of=self.progress,
+            check=self.effects.check,
         )
 
     # -- what others ask for

@@ -1,0 +1,40 @@
+"""Who may be loaded together and who never is: from groups, fixed ports, and servers that hold one model.
+
+Counterpart: `room`, which says the same of memory.
+"""
+
+from __future__ import annotations
+
+import os
+
+from llm_router.config.schema import Config
+
+# Servers that hold one model and are given another: whoever shares such a server takes turns on it.
+_ONE_MODEL_SERVERS = ("tabbyapi",)
+
+
+def seats(config: Config, name: str) -> frozenset[str]:
+    """What only one loaded model can have at a time, of all that this model needs: a group whose models are never
+    together, a fixed port of this machine, a server that holds one model."""
+    model = config.models[name]
+    found = {
+        f"group {group}"
+        for group, members in config.groups.items()
+        if members.together == "never" and name in map(config.canonical, members.models)
+    }
+    port = config.fixed_port(name)
+    if model.url is None and port is not None:
+        found.add(f"port {port}")
+    if model.backend in _ONE_MODEL_SERVERS:
+        directory = config.backend_config(model.backend).directory
+        server = model.url[0].rstrip("/") if model.url else None if port else directory and os.path.normpath(directory)
+        if server is not None:
+            found.add(f"{model.backend} {server}")
+    return frozenset(found)
+
+
+def companions(config: Config, name: str) -> frozenset[str]:
+    """The models that may share devices with this one whatever their footprints say."""
+    allowed = [group.models for group in config.groups.values() if group.together == "allowed"]
+    members = [{config.canonical(member) or member for member in models} for models in allowed]
+    return frozenset().union(*(group for group in members if name in group)) - {name}
