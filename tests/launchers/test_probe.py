@@ -13,8 +13,9 @@ from llm_router.backends.signals import read_llamacpp
 from llm_router.errors import LaunchError
 from llm_router.launchers import probe
 from llm_router.launchers.ports import Ports
-from llm_router.launchers.probe import exit_in_words, help_text, is_serving, wait_ready, wait_resumed
+from llm_router.launchers.probe import help_text, is_serving, wait_ready, wait_resumed
 from llm_router.launchers.process import ProcessLauncher
+from llm_router.launchers.waiting import exit_in_words
 
 
 async def ready(launcher: ProcessLauncher, *options: str, deadline_s: float = 10, **readiness: object) -> list[Loading]:

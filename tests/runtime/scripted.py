@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from llm_router.backends.base import (
@@ -17,8 +17,9 @@ from llm_router.backends.base import (
     Signal,
     StopPlan,
 )
+from llm_router.core.commands import StartInstance
 from llm_router.core.events import Event
-from llm_router.launchers.base import Identity
+from llm_router.launchers.base import Identity, RunningProcess
 from llm_router.relay.client import Pool
 from llm_router.runtime.effects import Effects
 from llm_router.runtime.instances import Launch
@@ -31,12 +32,16 @@ OURS = os.getsid(0)
 class Output:
     def __init__(self) -> None:
         self.lines: list[str] = []
+        self.hidden: set[str] = set()
         self._subscribers: list[Callable[[str], None]] = []
 
     def say(self, line: str) -> None:
         self.lines.append(line)
         for on_line in list(self._subscribers):
             on_line(line)
+
+    def hide(self, texts: Iterable[str]) -> None:
+        self.hidden = set(texts)
 
     def tail(self, lines: int = 20) -> list[str]:
         return self.lines[-lines:]
@@ -106,6 +111,10 @@ class Launcher:
         process = self.started[-1]
         await passed()
         return process
+
+    def hand_over(self, process: RunningProcess, identity: Identity) -> None:
+        assert isinstance(process, Process)
+        process.identity = identity
 
     async def survivors(self) -> Sequence[Process]:
         return self.left
@@ -222,8 +231,13 @@ class World:
     def error(self) -> str | None:
         return getattr(self.events[-1], "error", None)
 
+    def start(self, instance: int = 1, model: str = "m", **more: object) -> None:
+        """As the scheduler would have it; `more`: devices, reserved_mib."""
+        command = StartInstance(instance=instance, model=model, devices=(), reserved_mib={})
+        self.effects.start(replace(command, **more))  # type: ignore[arg-type]
+
     async def loaded(self, instance: int = 1, model: str = "m") -> Process:
-        self.effects.start(instance, model)
+        self.start(instance, model)
         process = await self.launcher.next()
         count = len(self.events)
         process.output.say("ready")

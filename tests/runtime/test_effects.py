@@ -12,14 +12,15 @@ from scripted import Backend, Health, World, launch, left_behind, passed, remote
 from llm_router.core.events import InstanceAdopted, InstanceGone, InstanceReady
 from llm_router.errors import LaunchError
 from llm_router.launchers import probe
-from llm_router.runtime import effects
+from llm_router.launchers.ports import Ports
+from llm_router.runtime import effects, hosts
 
 Make = Callable[..., World]
 
 
 @pytest.fixture(autouse=True)
 def short_checks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(effects, "_CHECK_S", 0.1)
+    monkeypatch.setattr(hosts, "CHECK_S", 0.1)
     monkeypatch.setattr(effects, "_EXIT_S", 0.1)
 
 
@@ -35,7 +36,7 @@ async def test_a_start_ends_in_ready(world: Make) -> None:
 
 async def test_progress_is_kept_for_the_status(world: Make) -> None:
     one = world(launch())
-    one.effects.start(1, "m")
+    one.start(1, "m")
     (await one.launcher.next()).output.say("half")
     assert one.effects.instances[1].loading.fraction == 0.5
 
@@ -44,7 +45,7 @@ async def test_progress_is_kept_for_the_status(world: Make) -> None:
 async def test_a_start_that_fails_in_any_way_ends_in_gone(world: Make, failure: Exception) -> None:
     one = world(launch())
     one.launcher.fails = failure
-    one.effects.start(1, "m")
+    one.start(1, "m")
     assert await one.until(1) == ["InstanceGone"]
     assert str(failure) in (one.error or "")
     assert one.effects.instances == {}
@@ -52,20 +53,20 @@ async def test_a_start_that_fails_in_any_way_ends_in_gone(world: Make, failure: 
 
 async def test_a_backend_that_fails_in_any_way_ends_in_gone(world: Make) -> None:
     one = world(launch(backend=Backend(fails=ValueError("a bug in a backend"))))
-    one.effects.start(1, "m")
+    one.start(1, "m")
     assert await one.until(1) == ["InstanceGone"]
     assert "a bug in a backend" in (one.error or "")
 
 
 async def test_a_model_that_nobody_configured_ends_in_gone(world: Make) -> None:
     one = world(launch())
-    one.effects.start(1, "unknown")
+    one.start(1, "unknown")
     assert await one.until(1) == ["InstanceGone"]
 
 
 async def test_a_load_that_takes_too_long_is_stopped(world: Make) -> None:
     one = world(launch(load_timeout_s=0.05))
-    one.effects.start(1, "m")
+    one.start(1, "m")
     process = await one.launcher.next()
     assert await one.until(1) == ["InstanceGone"]
     assert "not ready after" in (one.error or "")
@@ -74,7 +75,7 @@ async def test_a_load_that_takes_too_long_is_stopped(world: Make) -> None:
 
 async def test_an_exit_while_loading_tells_the_last_words(world: Make) -> None:
     one = world(launch())
-    one.effects.start(1, "m")
+    one.start(1, "m")
     process = await one.launcher.next()
     process.output.say("CUDA error: out of memory")
     process.exit(1)
@@ -84,7 +85,7 @@ async def test_an_exit_while_loading_tells_the_last_words(world: Make) -> None:
 
 async def test_an_exit_right_after_the_ready_line_is_no_ready_instance(world: Make) -> None:
     one = world(launch())
-    one.effects.start(1, "m")
+    one.start(1, "m")
     process = await one.launcher.next()
     process.output.say("ready")
     process.exit(1)
@@ -128,7 +129,7 @@ async def test_a_second_stop_changes_nothing(world: Make) -> None:
 async def test_a_stop_while_it_is_being_spawned_leaves_no_process(world: Make) -> None:
     one = world(launch())
     one.launcher.held = asyncio.Event()
-    one.effects.start(1, "m")
+    one.start(1, "m")
     await passed()
     one.effects.stop(1)
     assert await one.until(1) == ["InstanceGone"]
@@ -138,7 +139,7 @@ async def test_a_stop_while_it_is_being_spawned_leaves_no_process(world: Make) -
 
 async def test_a_stop_in_the_same_instant_as_the_start(world: Make) -> None:
     one = world(launch())
-    one.effects.start(1, "m")
+    one.start(1, "m")
     one.effects.stop(1)
     assert await one.until(1) == ["InstanceGone"]
     assert all(process.exited.done() for process in one.launcher.started)
@@ -146,7 +147,7 @@ async def test_a_stop_in_the_same_instant_as_the_start(world: Make) -> None:
 
 async def test_a_stop_while_it_loads_is_no_failure(world: Make) -> None:
     one = world(launch())
-    one.effects.start(1, "m")
+    one.start(1, "m")
     process = await one.launcher.next()
     one.effects.stop(1)
     assert await one.until(1) == ["InstanceGone"]
@@ -156,7 +157,7 @@ async def test_a_stop_while_it_loads_is_no_failure(world: Make) -> None:
 
 async def test_a_stop_in_the_same_instant_as_the_ready_line(world: Make) -> None:
     one = world(launch())
-    one.effects.start(1, "m")
+    one.start(1, "m")
     process = await one.launcher.next()
     process.output.say("ready")
     one.effects.stop(1)
@@ -211,11 +212,11 @@ async def test_hurry_cuts_the_grace_of_what_is_being_stopped_only(world: Make) -
 
 
 async def test_a_configured_port_is_used_by_one_instance_at_a_time(world: Make) -> None:
-    port = effects.Ports().take()
+    port = Ports().take()
     one = world(launch("m", fixed_port=port), launch("n", fixed_port=port))
     process = await one.loaded(1, "m")
     assert process.identity.port == port
-    one.effects.start(2, "n")
+    one.start(2, "n")
     await one.until(2)
     assert f"cannot use port {port}: another model is using it" in (one.error or "")
     one.effects.stop(1)
@@ -224,10 +225,10 @@ async def test_a_configured_port_is_used_by_one_instance_at_a_time(world: Make) 
 
 
 async def test_the_port_of_a_failed_start_is_free_again(world: Make) -> None:
-    port = effects.Ports().take()
+    port = Ports().take()
     one = world(launch("m", fixed_port=port))
     one.launcher.fails = LaunchError("cannot start it")
-    one.effects.start(1, "m")
+    one.start(1, "m")
     await one.until(1)
     one.launcher.fails = None
     assert (await one.loaded(2, "m")).identity.port == port
@@ -408,7 +409,7 @@ async def test_an_answer_from_somebody_else_on_its_port_is_not_believed(world: M
 
 async def test_a_remote_server_is_ready_gone_and_back(world: Make, health: Health) -> None:
     one = world(remote("far", health.port))
-    one.effects.start(1, "far")
+    one.start(1, "far")
     await one.until(1)
     assert one.effects.upstream_of(1).port == health.port
 
@@ -417,12 +418,12 @@ async def test_a_remote_server_is_ready_gone_and_back(world: Make, health: Healt
     await one.until(2)
     assert "no longer answers" in (one.error or "")
 
-    one.effects.start(2, "far")
+    one.start(2, "far")
     await one.until(3)
     assert f"cannot reach far at 127.0.0.1:{health.port}" in (one.error or "")
 
     await health.up()
-    one.effects.start(3, "far")
+    one.start(3, "far")
     await one.until(4)
     assert [
         (type(event), event.instance) for event in one.events if isinstance(event, InstanceReady | InstanceGone)
@@ -436,7 +437,7 @@ async def test_a_remote_server_is_ready_gone_and_back(world: Make, health: Healt
 
 async def test_a_remote_server_is_let_go_without_stopping_anything(world: Make, health: Health) -> None:
     one = world(remote("far", health.port))
-    one.effects.start(1, "far")
+    one.start(1, "far")
     await one.until(1)
     one.effects.stop(1)
     assert await one.until(2) == ["InstanceReady", "InstanceGone"]

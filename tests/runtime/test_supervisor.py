@@ -15,7 +15,7 @@ from llm_router.core.events import LoadRequested
 from llm_router.core.specs import ModelSpec, PolicySpec
 from llm_router.errors import LlmRouterError
 from llm_router.relay.lease import Upstream
-from llm_router.runtime import effects
+from llm_router.runtime import hosts
 from llm_router.runtime.instances import Launch
 from llm_router.runtime.supervisor import Supervisor
 
@@ -150,7 +150,7 @@ async def test_a_load_that_crashes_refuses_who_waits(runtime: Make) -> None:
 async def test_instances_in_every_state_are_gone_at_the_end(
     runtime: Make, health: Health, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(effects, "_CHECK_S", 60.0)
+    monkeypatch.setattr(hosts, "CHECK_S", 60.0)
     names = ("ready", "busy", "suspect", "stopping", "starting", "spawning")
     one = runtime(*(launch(name, port=health.port) for name in names), remote("remote", health.port))
     for name in ("ready", "busy", "suspect", "stopping"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -30,6 +30,10 @@ class Output(Protocol):
 
     def tail(self, lines: int = 20) -> list[str]:
         """The last lines, oldest first."""
+        ...
+
+    def hide(self, texts: Iterable[str]) -> None:
+        """Show asterisks in their place from now on, also in the lines that are there already."""
         ...
 
     def subscribe(self, on_line: Callable[[str], None]) -> Callable[[], None]:
@@ -67,6 +71,10 @@ class Launcher(Protocol):
     async def start(self, spec: LaunchSpec, identity: Identity) -> RunningProcess:
         """Start it; returns as soon as the process exists, long before it is ready. Cancelling leaves no process
         behind. Raises: LaunchError."""
+        ...
+
+    def hand_over(self, process: RunningProcess, identity: Identity) -> None:
+        """The process is another instance from now on, also for a later router. Returns when that is written."""
         ...
 
     async def survivors(self) -> Sequence[RunningProcess]:

@@ -36,11 +36,15 @@ class Entry:
 
     @property
     def key(self) -> str:
-        """The token's random end: unique even where two routers' instance numbers are the same."""
-        return f"{self.identity.instance}-{self.token.rpartition(':')[2]}"
+        """The token's end: the first instance's number, for people, and what is unique even where two routers' numbers
+        are the same. It stays when the process becomes another instance."""
+        return "-".join(self.token.split(":")[1:])
 
     def completed(self, pid: int, started: int) -> Entry:
         return replace(self, pid=pid, started=started)
+
+    def handed_over(self, identity: Identity) -> Entry:
+        return replace(self, identity=identity)
 
     def told_to_leave(self) -> Entry:
         return replace(self, leaving=True)

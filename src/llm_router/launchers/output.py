@@ -11,10 +11,12 @@ import codecs
 import os
 import re
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 
-from asyncinotify import Inotify, Mask
+import asyncinotify
+
+from llm_router.launchers.masking import Mask
 
 RING_LINES = 400
 LINE_CHARS = 4096
@@ -40,6 +42,7 @@ class Lines:
 
     def __init__(self) -> None:
         self.ring: deque[str] = deque(maxlen=RING_LINES)
+        self._mask = Mask()
         self._rest = ""
         self._overwrites = False
 
@@ -59,11 +62,15 @@ class Lines:
         """The last line, if it never got its end."""
         return self.feed("\n") if self._rest else []
 
+    def hide(self, texts: Iterable[str]) -> None:
+        self._mask = Mask(texts)
+        self.ring = deque(map(self._mask, self.ring), maxlen=RING_LINES)
+
     def forget_partial(self) -> None:
         self._rest = ""
 
     def _keep(self, raw: str, *, is_overwritten: bool) -> str:
-        line = _ESCAPES.sub("", raw[: LINE_CHARS * 2])[:LINE_CHARS]
+        line = self._mask(_ESCAPES.sub("", raw[: LINE_CHARS * 2]))[:LINE_CHARS]
         if line:
             if self._overwrites and self.ring:
                 self.ring.pop()
@@ -90,8 +97,8 @@ class LogFile:
         self.finished: asyncio.Future[None] = self._loop.create_future()
         self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         try:
-            self._watch = Inotify()
-            self._watch.add_watch(path, Mask.MODIFY)
+            self._watch = asyncinotify.Inotify()
+            self._watch.add_watch(path, asyncinotify.Mask.MODIFY)
         except OSError:
             os.close(self._fd)
             raise
@@ -101,6 +108,10 @@ class LogFile:
 
     def tail(self, lines: int = 20) -> list[str]:
         return list(self._lines.ring)[-lines:] if lines > 0 else []
+
+    def hide(self, texts: Iterable[str]) -> None:
+        """See `launchers.base`. The file itself holds what the engine wrote; only its owner can read it."""
+        self._lines.hide(texts)
 
     def subscribe(self, on_line: Callable[[str], None]) -> Callable[[], None]:
         """`on_line` must not raise."""

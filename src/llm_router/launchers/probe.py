@@ -14,18 +14,18 @@ import shutil
 import signal
 import ssl
 import subprocess
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from llm_router.backends.base import Address, LaunchSpec, Loading, Ready, no_signal
+from llm_router.backends.base import Address, Failed, LaunchSpec, Loading, Ready, no_signal
 from llm_router.errors import LaunchError
 from llm_router.launchers import procfs
 from llm_router.launchers.base import RunningProcess
-from llm_router.launchers.excerpt import meaningful_tail
 from llm_router.launchers.instance import TOKEN_VARIABLE
 from llm_router.launchers.output import RING_LINES
+from llm_router.launchers.waiting import Stall, until
 
 # Small servers are up in a fraction of a second, and their users notice each of these; a long load can wait.
 POLL_S = 0.025
@@ -34,24 +34,39 @@ FIRST_POLLS = 100
 HEALTH_PATH = "/health"
 # SGLang's /health takes a second when it is well; longer than this and the answer isn't coming.
 ANSWER_S = 5.0
+# Among equal endpoints the first is preferred, but not for longer than this.
+PREFERENCE_S = 0.3
 HELP_S = 10.0
 
 _help_texts: dict[tuple[tuple[str, ...], str, int], str] = {}
 
 
 async def wait_ready(
-    process: RunningProcess, spec: LaunchSpec, *, deadline_s: float, on_loading: Callable[[Loading], None]
+    process: RunningProcess,
+    spec: LaunchSpec,
+    *,
+    deadline_s: float,
+    on_loading: Callable[[Loading], None],
+    stall: Stall | None = None,
 ) -> None:
-    """Wait for the first sign of readiness, at most `deadline_s` seconds from now; `on_loading` hears each progress
-    line. Cancelling stops the polls and leaves the process as it is.
+    """Wait for the first sign of readiness, at most `deadline_s` seconds from now and as long as `stall` allows;
+    `on_loading` hears each progress line. Cancelling stops the polls and leaves the process as it is.
 
-    Raises: LaunchError when the process exits or the deadline passes; its message holds the engine's last words.
+    Raises: LaunchError when the server says that it failed, when the process exits, the deadline passes or nothing
+    moves any more; its message holds the engine's last words.
     """
+    stall = stall or Stall()
+    stall.beat()
     pushed = asyncio.Event()
+    failures: list[str] = []
 
     def on_line(line: str) -> None:
+        stall.beat()
         match spec.readiness.read_line(line):
             case Ready():
+                pushed.set()
+            case Failed(message=message):
+                failures.append(message)
                 pushed.set()
             case Loading() as loading if not pushed.is_set():
                 on_loading(loading)
@@ -63,18 +78,20 @@ async def wait_ready(
     try:
         for line in process.output.tail(RING_LINES):  # what it said before we listened
             on_line(line)
-        async with asyncio.timeout(deadline_s):
-            await _first_of(process.exited, pushed.wait(), poll.run())
-    except TimeoutError as error:
-        raise LaunchError(
-            f"cannot use {process.identity.model}: not ready after {deadline_s:g} s ({poll.seen})"
-            f"{_last_words(process)}; raise load_timeout if it only needs longer"
-        ) from error
+        await until(
+            pushed.wait(),
+            poll.run(),
+            model=process.identity.model,
+            process=process,
+            deadline_s=deadline_s,
+            stall=stall,
+            lines=lambda: process.output.tail(RING_LINES),
+            seen=lambda: poll.seen,
+        )
     finally:
         end_lines()
-    if process.exited.done():
-        end = exit_in_words(process.exited.result())
-        raise LaunchError(f"cannot use {process.identity.model}: {end} while loading{_last_words(process)}")
+    if failures:
+        raise LaunchError(f"cannot use {process.identity.model}: {failures[0]}")
 
 
 async def wait_resumed(
@@ -91,14 +108,50 @@ async def wait_resumed(
         raise LaunchError(f"cannot use {process.identity.model}: {stranger} has taken its port {port}")
 
 
+async def refuse_squatter(process: RunningProcess, port: int) -> None:
+    """Make sure that a server which answers on a configured port isn't one that was there before `process`: that one
+    couldn't bind then, and TabbyAPI for one goes on at the next port.
+
+    What started later counts as its own: a script may well hand its server over to a container or a service.
+    Raises: LaunchError, naming it.
+    """
+    find = partial(procfs.strangers_on, port, process.pid, TOKEN_VARIABLE, only_older=True)
+    if stranger := await asyncio.to_thread(find):  # all open files of all processes are looked at
+        raise LaunchError(
+            f"cannot use {process.identity.model}: {stranger} has its port {port}; end it or configure another port"
+        )
+
+
 async def is_serving(spec: LaunchSpec, timeout_s: float) -> bool:
     """Whether its readiness path answers 200 within `timeout_s`: for adopted instances and remote endpoints."""
-    path = spec.readiness.path or HEALTH_PATH
+    readiness = spec.readiness
     try:
         async with asyncio.timeout(timeout_s):
-            return await get_status(spec.address, path, spec.readiness.headers) == 200
+            status = await get_status(spec.address, readiness.path or HEALTH_PATH, readiness.headers)
+            if status == 404 and readiness.older_path is not None:
+                status = await get_status(spec.address, readiness.older_path, readiness.headers)
+            return status == 200
     except (OSError, TimeoutError, ValueError, EOFError):
         return False
+
+
+async def first_serving(spec: LaunchSpec, timeout_s: float) -> Address | None:
+    """The first of equal endpoints that serves, in the order of the spec; None: none does within `timeout_s`.
+
+    All are asked at once. One that answers waits for those before it no longer than `PREFERENCE_S`.
+    """
+    addresses = (spec.address, *spec.alternatives)
+    async with asyncio.TaskGroup() as group:
+        asked = [group.create_task(is_serving(replace(spec, address=address), timeout_s)) for address in addresses]
+        waiting = set(asked)
+        while waiting and _first_yes(asked) is None:
+            _, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        if before := asked[: _first_yes(asked) or 0]:
+            await asyncio.wait(before, timeout=PREFERENCE_S)
+        for task in asked:
+            task.cancel()
+    found = _first_yes(asked)
+    return None if found is None else addresses[found]
 
 
 async def get_status(address: Address, path: str, headers: tuple[tuple[str, str], ...] = ()) -> int:
@@ -129,18 +182,6 @@ async def help_text(argv: tuple[str, ...]) -> str:
     return _help_texts[key]
 
 
-def exit_in_words(status: int | None) -> str:
-    """`it exited with status 1`, `it was killed by SIGKILL`."""
-    if status is None:
-        return "it ended"
-    if status >= 0:
-        return f"it exited with status {status}"
-    try:
-        return f"it was killed by {signal.Signals(-status).name}"
-    except ValueError:
-        return f"it was killed by signal {-status}"
-
-
 class _Poll:
     """Asks until 200. `seen`: the last answer in words, for whoever gives up waiting."""
 
@@ -167,23 +208,14 @@ class _Poll:
             else:
                 if status == 200:
                     return
+                if status == 404 and self._spec.readiness.older_path is not None:
+                    path = self._spec.readiness.older_path
                 self.seen = f"{path} on port {port} answers HTTP {status}"
             await asyncio.sleep(FIRST_POLL_S if count < FIRST_POLLS else POLL_S)
 
 
-async def _first_of(exited: asyncio.Future[int | None], *signs: Coroutine[None, None, object]) -> None:
-    """Returns when the process is gone or the first sign came; the other waits are cancelled, `exited` never is."""
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(sign) for sign in signs]
-        waits: list[asyncio.Future[Any]] = [exited, *tasks]
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        for task in tasks:
-            task.cancel()
-
-
-def _last_words(process: RunningProcess) -> str:
-    lines = meaningful_tail(process.output.tail(RING_LINES))
-    return ": " + " | ".join(lines) if lines else ""
+def _first_yes(asked: Sequence[asyncio.Task[bool]]) -> int | None:
+    return next((i for i, task in enumerate(asked) if task.done() and not task.cancelled() and task.result()), None)
 
 
 def _authority(address: Address) -> str:

@@ -21,7 +21,7 @@ from pathlib import Path
 from llm_router.backends.base import LaunchSpec
 from llm_router.errors import LaunchError
 from llm_router.launchers import procfs
-from llm_router.launchers.base import Identity
+from llm_router.launchers.base import Identity, RunningProcess
 from llm_router.launchers.instance import TOKEN_VARIABLE, Process
 from llm_router.launchers.ledger import Entry, Ledger
 from llm_router.launchers.output import LogFile
@@ -60,7 +60,14 @@ class ProcessLauncher:
                 raise
         except OSError as error:
             self._forget(self._state, entry)
-            raise LaunchError(_why_not(spec.argv[0], error)) from error
+            raise LaunchError(_why_not(spec, error)) from error
+
+    def hand_over(self, process: RunningProcess, identity: Identity) -> None:
+        """See `launchers.base`."""
+        assert isinstance(process, Process)
+        process.identity = identity
+        entry = self.running[process] = self.running[process].handed_over(identity)
+        self._remember(entry)
 
     async def survivors(self) -> Sequence[Process]:
         """See `launchers.base`. Call it once, before the first start. Waits until what it ends is gone."""
@@ -116,6 +123,7 @@ class ProcessLauncher:
                 stdout=stdout,
                 stderr=stdout,
                 env={**os.environ, **spec.env, TOKEN_VARIABLE: entry.token},
+                cwd=spec.directory,
                 start_new_session=True,
                 close_fds=True,
             )
@@ -211,8 +219,11 @@ def _slug(model: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", model).strip("-.")[:60] or "model"
 
 
-def _why_not(program: str, error: OSError) -> str:
-    path = Path(program)
+def _why_not(spec: LaunchSpec, error: OSError) -> str:
+    program = spec.argv[0]
+    path = Path(spec.directory or "", program)
+    if spec.directory is not None and error.filename == spec.directory:
+        return f"cannot start {program} in {spec.directory}: {error.strerror}; correct the folder it is to run in"
     if error.filename is not None and str(error.filename) != program:
         return f"cannot start {program}: {error.filename}: {error.strerror}; check the state folder and its free space"
     if error.errno == errno.ENOENT and path.exists():

@@ -120,19 +120,21 @@ def listener(port: int) -> str | None:
     return "another user's process" if owner is None else describe(owner)
 
 
-def strangers_on(port: int, leader: int, variable: str) -> str | None:
+def strangers_on(port: int, leader: int, variable: str, *, only_older: bool = False) -> str | None:
     """Who listens on a TCP port of this machine and belongs neither to the session of `leader` nor carries the same
-    value of `variable`; None: nobody, as far as we may know."""
+    value of `variable`; None: nobody, as far as we may know. `only_older`: what started after it doesn't count."""
     inodes = _listening_on(port)
-    owners = [pid for pid in pids() if inodes & _sockets(pid)] if inodes else []
+    owners = [stat for pid in pids() if inodes & _sockets(pid) and (stat := read_stat(pid))] if inodes else []
     token = environment_value(leader, variable)
-    for pid in owners:
-        stat = read_stat(pid)
-        if (stat is not None and leader in (stat.session, stat.group)) or (
-            token is not None and environment_value(pid, variable) == token
+    for stat in owners:
+        if leader in (stat.session, stat.group) or (
+            token is not None and environment_value(stat.pid, variable) == token
         ):
             return None
-    return describe(owners[0]) if owners else None
+    if only_older:
+        began = read_stat(leader)
+        owners = [stat for stat in owners if began is not None and stat.started < began.started]
+    return describe(owners[0].pid) if owners else None
 
 
 def _listening_on(port: int) -> set[str]:

@@ -1,34 +1,39 @@
 """Carries out what the scheduler asks for about instances: start, stop, check. Each effect is idempotent and reports
-back with exactly one event, whatever fails. Counterpart: `leases`, which does the same for requests."""
+back with exactly one event, whatever fails.
+
+Counterparts: `hosts`, which does the work with the servers; `leases`, which does the same for requests.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Coroutine
-from dataclasses import replace
 
-from llm_router.backends.base import LaunchSpec, StopPlan
+from llm_router.backends.base import StopPlan
+from llm_router.backends.signals import is_out_of_memory
+from llm_router.core.commands import StartInstance
 from llm_router.core.events import Event, InstanceAdopted, InstanceGone, InstanceReady
-from llm_router.errors import LaunchError, LlmRouterError
-from llm_router.launchers import probe
-from llm_router.launchers.base import Identity, Launcher, RunningProcess
-from llm_router.launchers.excerpt import meaningful_tail
+from llm_router.errors import LlmRouterError
+from llm_router.history.base import History, LoadRecord
+from llm_router.launchers.base import Launcher, RunningProcess
 from llm_router.launchers.ports import Ports
+from llm_router.launchers.waiting import exit_in_words, words_of
 from llm_router.relay.client import Pool
 from llm_router.relay.lease import Upstream
-from llm_router.runtime.instances import Instance, Launch, Launches, LoadTimes, upstream_for
+from llm_router.runtime.hosts import AT_ONCE, Hosts
+from llm_router.runtime.instances import DeviceSize, Instance, Launches, RecentLoads, Unwatched, Watch, upstream_for
 from llm_router.runtime.tasks import Tasks
 
 _log = logging.getLogger(__name__)
 
-_CHECK_S = 2.0  # an engine that still lives answers its health check within this, even a busy one
 _EXIT_S = 0.5  # a crashing process closes its sockets this long before its exit is seen, at most
-_AT_ONCE = StopPlan(grace_s=0.0, kill_after_s=0.0)
 
 
 class Effects:
-    """`post`: the handle's. `now`: monotonic seconds."""
+    """`post`: the handle's. `now`: monotonic seconds. `watch`, `history`: None where there is none. `is_warm`: whether
+    a model's files are in memory already; it may take a while. `device_mib`: what a device has altogether."""
 
     def __init__(
         self,
@@ -39,6 +44,10 @@ class Effects:
         tasks: Tasks,
         post: Callable[[Event], None],
         now: Callable[[], float],
+        watch: Watch | None = None,
+        history: History | None = None,
+        is_warm: Callable[[str], bool] | None = None,
+        device_mib: DeviceSize = lambda _: None,
     ) -> None:
         self._launches = launches
         self._launcher = launcher
@@ -46,10 +55,19 @@ class Effects:
         self._tasks = tasks
         self._post = post
         self._now = now
+        self._watch = watch or Unwatched()
+        self._history = history or RecentLoads()
+        self._is_warm = is_warm
         self.instances: dict[int, Instance] = {}
-        self.load_times = LoadTimes()
-        self._ports = Ports(launch.fixed_port for launch in launches.values() if launch.fixed_port is not None)
-        self._outputs: dict[str, RunningProcess] = {}
+        self._hosts = Hosts(
+            launcher=launcher,
+            ports=Ports(launch.fixed_port for launch in launches.values() if launch.fixed_port is not None),
+            watch=self._watch,
+            tasks=tasks,
+            on_exit=self._exited,
+            device_mib=device_mib,
+            now=now,
+        )
 
     def upstream_of(self, instance: int) -> Upstream:
         upstream = self.instances[instance].upstream
@@ -58,47 +76,54 @@ class Effects:
 
     def last_process_of(self, model: str) -> RunningProcess | None:
         """The model's running or last process, for its log."""
-        return self._outputs.get(model)
+        return self._hosts.last.get(model)
+
+    def estimate_s(self, model: str) -> float | None:
+        """How long a load of the model takes, from earlier ones; of the one that runs, else of a cold one."""
+        warm = any(record.warm for record in self.instances.values() if record.model == model)
+        return self._history.load_s(model, self._launches[model].key, warm=warm)
 
     # -- start
 
-    def start(self, instance: int, model: str) -> None:
-        record = self.instances[instance] = Instance(id=instance, model=model, since=self._now())
-        _log.info("loading %s", model)
+    def start(self, command: StartInstance) -> None:
+        record = self.instances[command.instance] = Instance(
+            id=command.instance,
+            model=command.model,
+            since=self._now(),
+            devices=command.devices,
+            reserved_mib=command.reserved_mib,
+        )
+        _log.info("loading %s", record.model)
         record.starting = self._spawn("start", record, self._start)
 
     async def _start(self, record: Instance) -> None:
         launch = self._launches[record.model]
-        record.port = self._port(launch)
-        spec = record.spec = await self._describe(launch, record.port)
-        if spec.argv:
-            identity = Identity(instance=record.id, model=record.model, launch_key=launch.key, port=spec.address.port)
-            process = await self._launcher.start(spec, identity)
-            self._own(record, process)
-            left_s = launch.load_timeout_s - (self._now() - record.since)
-            await probe.wait_ready(process, spec, deadline_s=left_s, on_loading=record.note)
-        elif not await probe.is_serving(spec, min(_CHECK_S, launch.load_timeout_s)):
-            address = spec.address
-            raise LaunchError(
-                f"cannot reach {record.model} at {address.host}:{address.port}: check that its server runs"
-            )
+        try:
+            record.warm = await self._warmth(launch.request.path)
+            await self._hosts.open(record, launch)
+        except Exception as error:
+            self._remember(record, str(error))
+            raise
+        self._remember(record, None)
         self._ready(record)
 
-    def _port(self, launch: Launch) -> int:
-        if launch.request.url is not None:
-            return 0
-        return self._ports.take() if launch.fixed_port is None else self._ports.claim(launch.fixed_port)
+    async def _warmth(self, path: str | None) -> bool:
+        return path is not None and self._is_warm is not None and await asyncio.to_thread(self._is_warm, path)
 
-    async def _describe(self, launch: Launch, port: int) -> LaunchSpec:
-        request = replace(launch.request, port=port)
-        command = launch.backend.probe(request)
-        output = "" if command is None else await probe.help_text(command)
-        return launch.backend.launch(request, output)
-
-    def _own(self, record: Instance, process: RunningProcess) -> None:
-        record.process = process
-        self._outputs[record.model] = process
-        process.exited.add_done_callback(lambda _: self._exited(record))
+    def _remember(self, record: Instance, error: str | None) -> None:
+        if record.process is None:  # somebody else's server: its loads say nothing about ours
+            return
+        self._history.add_load(
+            LoadRecord(
+                at=time.time(),
+                model=record.model,
+                launch_key=self._launches[record.model].key,
+                took_s=self._now() - record.since,
+                warm=bool(record.warm),
+                peak_mib=self._watch.peak_mib(record.id),
+                error=error,
+            )
+        )
 
     def _ready(self, record: Instance) -> None:
         if record.stopping:
@@ -107,9 +132,10 @@ class Effects:
         record.upstream = upstream_for(record.id, record.model, record.spec)
         record.ready_at = self._now()
         took_s = record.ready_at - record.since
-        self.load_times.add(record.model, took_s)
         _log.info("%s is ready after %.1fs on port %d", record.model, took_s, record.spec.address.port)
         self._post(InstanceReady(at=record.ready_at, instance=record.id))
+        if record.spec.facts:
+            self._tasks.spawn(f"learn-{record.model}-{record.id}", self._hosts.learn(record))
 
     # -- end
 
@@ -123,9 +149,14 @@ class Effects:
 
     def hurry(self) -> None:
         """End what is being stopped without waiting any longer for its grace."""
-        for record in list(self.instances.values()):
-            if record.stopping and record.process is not None:
-                self._tasks.spawn(f"hurry-{record.model}-{record.id}", record.process.stop(_AT_ONCE))
+        leaving = [record.process for record in self.instances.values() if record.stopping]
+        for process in (*leaving, *self._hosts.spares.processes()):
+            if process is not None:
+                self._tasks.spawn(f"hurry-{process.pid}", process.stop(AT_ONCE))
+
+    async def end_spares(self) -> None:
+        """End the servers that run without a model. Returns when they are gone; deadline: their stop plans."""
+        await self._hosts.spares.end_all()
 
     async def _stop(self, record: Instance) -> None:
         if record.starting is not None:
@@ -142,20 +173,17 @@ class Effects:
 
     async def _mourn(self, record: Instance) -> None:
         assert record.process is not None
-        words = meaningful_tail(record.process.output.tail())
-        how = probe.exit_in_words(record.process.exited.result())
-        await self._bury(
-            record, f"cannot use {record.model} any more: {how}" + (f": {' | '.join(words)}" if words else "")
-        )
+        words = words_of(record.process.output.tail())
+        how = exit_in_words(record.process.exited.result())
+        await self._bury(record, f"cannot use {record.model} any more: {how}{words}")
 
-    async def _bury(self, record: Instance, error: str | None) -> None:
+    async def _bury(self, record: Instance, error: str | None, *, at_once: bool = False) -> None:
         """Nothing of the instance is left afterwards: its children may still hold the memory when it has ended."""
         record.stopping = True
         try:
             # Servers wait for their open connections before they exit, so these go first.
             self._pool.drop(record.id)
-            if record.process is not None:
-                await record.process.stop(StopPlan() if record.spec is None else record.spec.stop)
+            await self._hosts.close(record, at_once=at_once)
         except Exception:  # noqa: BLE001 -- what can't be stopped must not stop everything else
             _log.exception("cannot stop %s", record.model)
         self._gone(record, error)
@@ -163,10 +191,11 @@ class Effects:
     def _gone(self, record: Instance, error: str | None) -> None:
         if self.instances.pop(record.id, None) is None:
             return
-        self._ports.release(record.port)
         if error is not None:
             _log.warning("%s", error)
-        self._post(InstanceGone(at=self._now(), instance=record.id, error=error))
+        self._post(
+            InstanceGone(at=self._now(), instance=record.id, error=error, out_of_memory=_lacked_memory(record, error))
+        )
 
     # -- check
 
@@ -176,18 +205,17 @@ class Effects:
             self._spawn("check", record, self._check)
 
     async def _check(self, record: Instance) -> None:
-        """A connection broke. Either the process is ending, which its exit will say within moments, or it answers."""
-        assert record.spec is not None
-        if await probe.is_serving(record.spec, _CHECK_S):
+        """A connection broke, or owed bytes for too long. Either the process is ending, which its exit will say within
+        moments, or it answers, or it hangs: then no grace will make it end."""
+        if await self._hosts.is_serving(record):
             if not record.stopping:
                 self._post(InstanceReady(at=self._now(), instance=record.id))
             return
         if record.process is not None and not record.stopping:
             await asyncio.wait([record.process.exited], timeout=_EXIT_S)
         if not record.stopping:
-            raise LaunchError(
-                f"cannot use {record.model} any more: its server closed a connection and no longer answers"
-            )
+            error = f"cannot use {record.model} any more: its server broke off a reply and no longer answers"
+            await self._bury(record, error, at_once=True)
 
     # -- adoption
 
@@ -201,24 +229,26 @@ class Effects:
         launch = self._launches.get(identity.model)
         if launch is None or launch.key != identity.launch_key or identity.instance in self.instances:
             return False
+        record = Instance(
+            id=identity.instance,
+            model=identity.model,
+            since=self._now(),
+            devices=identity.devices,
+            port=identity.port,
+        )
         try:
-            spec = await self._describe(launch, identity.port)
+            await self._hosts.adopt(record, launch, process)
         except Exception as error:  # noqa: BLE001 -- a backend's mistake must not keep the router from starting
             _log.warning("cannot take over %s: %s", identity.model, error)
             return False
-        record = Instance(id=identity.instance, model=identity.model, since=self._now(), spec=spec, port=identity.port)
         self.instances[record.id] = record
-        self._ports.hold(identity.port)
-        self._own(record, process)
         _log.info("taking over %s, which still runs as pid %d", record.model, process.pid)
         record.starting = self._spawn("adopt", record, self._resume)
-        self._post(InstanceAdopted(at=self._now(), instance=record.id, model=record.model))
+        self._post(InstanceAdopted(at=self._now(), instance=record.id, model=record.model, devices=record.devices))
         return True
 
     async def _resume(self, record: Instance) -> None:
-        assert record.process is not None and record.spec is not None
-        limit_s = self._launches[record.model].load_timeout_s
-        await probe.wait_resumed(record.process, record.spec, deadline_s=limit_s, on_loading=record.note)
+        await self._hosts.resume(record, self._launches[record.model])
         self._ready(record)
 
     async def _end_survivor(self, process: RunningProcess) -> None:
@@ -244,3 +274,12 @@ class Effects:
         except Exception as error:  # noqa: BLE001
             _log.exception("cannot use %s", record.model)
             await self._bury(record, f"cannot use {record.model}: {error!r}; the router's log tells more")
+
+
+def _lacked_memory(record: Instance, error: str | None) -> bool:
+    """A server that outlives its models has the troubles of all of them in its log, so there the error must tell."""
+    if error is None:
+        return False
+    outlives = record.spec is not None and record.spec.load is not None
+    lines = [] if record.process is None or outlives else record.process.output.tail()
+    return is_out_of_memory("\n".join((*lines, error)))

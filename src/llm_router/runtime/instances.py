@@ -7,14 +7,20 @@ import hashlib
 import json
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from statistics import median
 from typing import Protocol
 
-from llm_router.backends.base import Backend, LaunchRequest, LaunchSpec, Loading
+from llm_router.backends.base import Backend, Facts, LaunchRequest, LaunchSpec, Loading
+from llm_router.core.specs import ANY_DEVICE
+from llm_router.hardware.base import CPU
+from llm_router.history.base import LoadRecord
 from llm_router.launchers.base import RunningProcess
 from llm_router.relay.lease import Upstream
+
+# The memory of a device in MiB, by its name; None: unknown.
+DeviceSize = Callable[[str], int | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +36,28 @@ class Launch:
     fixed_port: int | None
     load_timeout_s: float
     stall_timeout_s: float | None = None
+
+    def request_on(
+        self, port: int, devices: tuple[str, ...], reserved_mib: Mapping[str, int], device_mib: DeviceSize
+    ) -> LaunchRequest:
+        """For a start on these devices. What the host's memory or an unknown device would say is left as configured.
+
+        A reservation limits the server only where the user said how much it may have: one that was learned or guessed
+        would keep it from what it needs.
+        """
+        chosen = tuple(device for device in devices if device not in (CPU, ANY_DEVICE))
+        request = replace(self.request, port=port)
+        if not chosen:
+            return request
+        reserved = [reserved_mib[device] for device in chosen if device in reserved_mib]
+        sizes = [size for device in chosen if (size := device_mib(device)) is not None]
+        declared = request.memory_mib is not None and reserved
+        return replace(
+            request,
+            devices=chosen,
+            memory_mib=max(reserved) if declared else request.memory_mib,
+            device_mib=min(sizes) if len(sizes) == len(chosen) else None,
+        )
 
     @property
     def key(self) -> str:
@@ -90,36 +118,57 @@ class Unwatched:
 
 @dataclass(slots=True, kw_only=True)
 class Instance:
-    """One instance, from the command to start it until it is gone."""
+    """One instance, from the command to start it until it is gone.
+
+    `devices`, `reserved_mib`: where the scheduler placed it. `port`: held for it; 0: none. `warm`: its files were in
+    the page cache when its load began; None: it isn't a load of ours.
+    `is_up`: its server answers, with or without its model. `is_loading`: its server was told to load and hasn't said
+    how that ended. `facts`: what the server says of itself, soon after it is ready.
+    """
 
     id: int
     model: str
     since: float
+    devices: tuple[str, ...] = ()
+    reserved_mib: Mapping[str, int] = field(default_factory=dict)
     port: int = 0
     process: RunningProcess | None = None
     spec: LaunchSpec | None = None
     upstream: Upstream | None = None
     starting: asyncio.Task[None] | None = None
     loading: Loading = field(default_factory=Loading)
+    facts: Facts = field(default_factory=Facts)
+    warm: bool | None = None
     ready_at: float | None = None
+    is_up: bool = False
+    is_loading: bool = False
     stopping: bool = False
 
     def note(self, loading: Loading) -> None:
         self.loading = loading
 
 
-class LoadTimes:
-    """How long each model's last loads took, in seconds: the estimate shown while the next one runs."""
+class RecentLoads:
+    """The history of this run alone, where there is no other: how long each model's last loads took."""
 
     def __init__(self) -> None:
-        self._times: dict[str, deque[float]] = {}
+        self._times: dict[tuple[str, str, bool], deque[float]] = {}
 
-    def add(self, model: str, seconds: float) -> None:
-        self._times.setdefault(model, deque(maxlen=5)).append(seconds)
+    def add_load(self, record: LoadRecord) -> None:
+        if record.error is None:
+            key = (record.model, record.launch_key, record.warm)
+            self._times.setdefault(key, deque(maxlen=5)).append(record.took_s)
 
-    def estimate(self, model: str) -> float | None:
-        times = self._times.get(model)
-        return median(times) if times else None
+    def note_peak(self, model: str, launch_key: str, peak_mib: Mapping[str, int]) -> None: ...
+
+    def load_s(self, model: str, launch_key: str, *, warm: bool) -> float | None:
+        found = (self._times.get((model, launch_key, warmth)) for warmth in (warm, not warm))
+        return next((median(times) for times in found if times), None)
+
+    def footprint_mib(self, model: str, launch_key: str) -> Mapping[str, int] | None:
+        return None
+
+    def close(self) -> None: ...
 
 
 def upstream_for(instance: int, model: str, spec: LaunchSpec) -> Upstream:
@@ -135,6 +184,7 @@ def upstream_for(instance: int, model: str, spec: LaunchSpec) -> Upstream:
         base_path=address.base_path.encode(),
         served_name=spec.served_name,
         credential=spec.credential,
+        usage_on_request=spec.wants_usage_asked,
     )
 
 

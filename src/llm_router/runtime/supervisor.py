@@ -124,7 +124,7 @@ class Supervisor:
             elapsed_s=now - (wait.since if wait.started_at is None else wait.started_at),
             limit_s=self._models[wait.model].load_timeout_s,
             fraction=fraction,
-            estimate_s=self.effects.load_times.estimate(wait.model),
+            estimate_s=self.effects.estimate_s(wait.model),
             position=wait.ahead,
         )
 
@@ -144,6 +144,8 @@ class Supervisor:
                     self.effects.stop(instance)
             while any(record.stopping for record in self.effects.instances.values()):
                 await self.changed()
+            if not self._leave_on_exit:
+                await self.effects.end_spares()
         for timer in self._timers.values():
             timer.cancel()
         self.pool.close()
@@ -179,8 +181,8 @@ class Supervisor:
                 self.leases.rejected(command)
             case CutRequest():
                 self.leases.cut(command)
-            case StartInstance(instance=instance, model=model):
-                self.effects.start(instance, model)
+            case StartInstance():
+                self.effects.start(command)
             case StopInstance(instance=instance):
                 self.effects.stop(instance)
             case CheckInstance(instance=instance):
