@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_router.errors import InvalidRequest
-from llm_router.relay.body import Parameters, error_message, read, rewrite
+from llm_router.relay.body import Parameters, read, rewrite
 from llm_router.relay.status_text import marked
 
 LONG = "a long text that says model and stream without meaning it. " * 40
@@ -182,7 +182,7 @@ def test_a_body_with_nothing_to_change_is_the_same_object() -> None:
         assert sent(given_body, served_name="qwen") is given_body
     given_body = body(stream=True, stream_options={"include_usage": True})
     assert sent(given_body, ask_usage=True) is given_body
-    assert sent(body(), ask_usage=True) == body(), "only streams are asked for usage: vLLM refuses the option elsewhere"
+    assert json.loads(sent(body(), ask_usage=True))["stream_options"] == {"include_usage": True}
 
 
 @given(st.dictionaries(st.text(), JSON, max_size=4), st.sampled_from(["m", 'a"b', "\\", "ü"]), st.booleans(), JSON)
@@ -294,28 +294,6 @@ def test_only_assistant_messages_are_cleaned() -> None:
 def test_messages_of_an_unknown_shape_are_the_servers_to_refuse(messages: Any) -> None:
     given_body = body(messages=messages, note="\u2063")
     assert json.loads(sent(given_body)) == json.loads(given_body)
-
-
-# -- what went wrong upstream
-
-
-@pytest.mark.parametrize(
-    ("reply", "message"),
-    [
-        (b'{"error":{"message":"out of memory","code":500}}', "out of memory"),
-        (b'{"error":"out of memory"}', "out of memory"),
-        (b'{"object":"error","message":"too long","code":400}', "too long"),
-        (b'{"detail":"no model"}', "no model"),
-        (b'{"detail":[{"loc":["body"],"msg":"field required"}]}', "field required"),
-        (b'{"error":{}}', None),
-        (b'{"ok":true}', None),
-        (b"[]", None),
-        (b"<html>", None),
-        (b"[" * 100_000, None),
-    ],
-)
-def test_a_servers_message_is_found_in_every_shape(reply: bytes, message: str | None) -> None:
-    assert error_message(reply) == message
 
 
 @pytest.mark.parametrize("backslashes", [0, 1, 31, 32, 33, 200])

@@ -28,6 +28,7 @@ from streams import (
 )
 
 from llm_router.errors import UpstreamGarbage
+from llm_router.relay.chunk import Naming, naming
 from llm_router.relay.reply import rewrite_reply
 from llm_router.relay.sse import StreamRewriter, error_events
 from llm_router.relay.status_text import MARK, clean
@@ -272,7 +273,14 @@ def test_a_server_that_dies_is_never_a_clean_end() -> None:
     assert sent == LLAMACPP_TEXT
     out = found.fail("cannot go on: CUDA out of memory", "upstream_lost")
     assert events_of(out) == [
-        {"error": {"message": "cannot go on: CUDA out of memory", "type": "server_error", "code": "upstream_lost"}},
+        {
+            "error": {
+                "message": "cannot go on: CUDA out of memory",
+                "type": "server_error",
+                "param": None,
+                "code": "upstream_lost",
+            }
+        },
         "[DONE]",
     ]
     assert found.done
@@ -288,45 +296,169 @@ def test_what_was_complete_leaves_before_the_error() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sent", "error"),
+    ("sent", "said"),
     [
+        ({"error": {"code": 500, "message": "out of memory", "type": "server_error"}}, {"message": "out of memory"}),
+        ({"error": {"message": "failed", "trace": "Traceback"}}, {"message": "failed"}),
+        ({"error": "failed"}, {"message": "failed"}),
         (
-            {"error": {"code": 500, "message": "out of memory", "type": "server_error"}},
-            {"message": "out of memory", "type": "server_error", "code": 500},
+            {"object": "error", "message": "bad", "type": "BadRequestError", "param": "stop", "code": 400},
+            {"message": "bad", "type": "BadRequestError", "param": "stop"},
         ),
         (
-            {"error": {"message": "failed", "trace": "Traceback"}},
-            {"message": "failed", "type": "server_error", "code": "upstream_error"},
-        ),
-        ({"error": "failed"}, {"message": "failed", "type": "server_error", "code": "upstream_error"}),
-        (
-            {"object": "error", "message": "too long", "type": "BadRequestError", "code": 400},
-            {"message": "too long", "type": "server_error", "code": "upstream_error"},
+            {"error": {"message": "longer than the context length", "type": "BadRequestError", "code": 400}},
+            {
+                "message": "longer than the context length",
+                "type": "BadRequestError",
+                "code": "context_length_exceeded",
+            },
         ),
         (
             {"choices": [{"delta": {}}], "error": {"message": "failed", "type": "x", "code": None}},
-            {"message": "failed", "type": "x", "code": "upstream_error"},
+            {"message": "failed", "type": "x"},
         ),
         (
             {"error": {"reason": 1}, "event": {"type": "execute"}},
-            {
-                "message": "the inference server failed without saying why",
-                "type": "server_error",
-                "code": "upstream_error",
-            },
+            {"message": "the inference server failed without saying why"},
         ),
     ],
 )
-def test_a_servers_error_takes_one_shape_and_ends_the_stream(sent: Any, error: Any) -> None:
+def test_a_servers_error_takes_one_shape_and_ends_the_stream(sent: Any, said: Any) -> None:
     out = everywhere(LLAMACPP_TEXT + event(sent) + LLAMACPP_TEXT)
     assert out.startswith(LLAMACPP_TEXT)
+    error = {"type": "server_error", "param": None, "code": "upstream_error"} | said
     assert events_of(out[len(LLAMACPP_TEXT) :]) == [{"error": error}, "[DONE]"]
 
 
 def test_an_error_has_no_choices() -> None:
     assert error_events('say "why"', "upstream_lost") == (
-        b'data: {"error":{"message":"say \\"why\\"","type":"server_error","code":"upstream_lost"}}\n\ndata: [DONE]\n\n'
+        b'data: {"error":{"message":"say \\"why\\"","type":"server_error","param":null,"code":"upstream_lost"}}\n\n'
+        b"data: [DONE]\n\n"
     )
+
+
+# -- what a second attempt must not repeat
+
+OPENING = llamacpp(llamacpp_delta({"role": "assistant", "content": None}))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_role_alone_waits_for_the_first_token(engine: str) -> None:
+    found = rewriter()
+    stream = ENGINES[engine]
+    for at in range(len(stream)):
+        out = found.feed(stream[at : at + 1], NOW)
+        said = [chunk for chunk in events_of(out) if chunk["choices"]]
+        assert found.started is bool(said)
+        if said:
+            break
+    assert any(said[-1]["choices"][0]["delta"].get(key) for key in ("content", "reasoning_content"))
+
+
+def test_comments_dont_wait_and_are_no_answer() -> None:
+    found = rewriter()
+    assert found.feed(b": ping\n\n" + OPENING + b": ping\n\n", NOW) == b": ping\n\n: ping\n\n"
+    assert not found.started
+    text = llamacpp(llamacpp_delta({"content": "a"}))
+    assert found.feed(text, NOW) == OPENING + text
+    assert found.started
+    assert found.feed(OPENING, NOW) == OPENING, "what comes in the middle of an answer is none of our business"
+
+
+def test_a_role_that_nothing_follows_leaves_at_the_end() -> None:
+    assert everywhere(OPENING) == OPENING + DONE
+    assert everywhere(OPENING + DONE) == OPENING + DONE
+    finish = llamacpp(llamacpp_delta({}, "stop"), usage=USAGE)
+    assert everywhere(OPENING + finish + DONE).startswith(OPENING)
+    failed = everywhere(OPENING + event({"error": {"message": "gone"}}))
+    assert failed.startswith(OPENING)
+    found = rewriter()
+    assert found.feed(OPENING, NOW) == b""
+    assert found.fail("gone", "upstream_lost").startswith(OPENING)
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        llamacpp(llamacpp_delta({"role": "assistant", "content": None}), prompt_progress={"total": 10}),
+        llamacpp(llamacpp_delta({"role": "assistant", "audio": {"id": "x"}})),
+        llamacpp(llamacpp_delta({})),
+        llamacpp(),
+    ],
+)
+def test_what_says_more_than_the_role_doesnt_wait(chunk: bytes) -> None:
+    assert rewriter().feed(chunk, NOW) == chunk
+
+
+# -- what is a sign of life only
+
+
+@pytest.mark.parametrize("comment", [b": ping\n\n", b":\r\n\r\n", b": ping", b"\n\n", b"retry: 10\n\n", b"\r\n"])
+def test_comments_say_nothing(comment: bytes) -> None:
+    found = rewriter()
+    found.feed(LLAMACPP_TEXT, NOW)
+    assert not found.silent
+    found.feed(comment, NOW)
+    assert found.silent
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        LLAMACPP_TEXT,
+        b": ping\n\n" + LLAMACPP_TEXT + b": ping\n\n",
+        b": ping\n\n" + LLAMACPP_TEXT[:20],
+        OPENING,
+        b"data: {}\n\n",
+        b"data: odd\n\n",
+    ],
+)
+def test_data_says_something_wherever_it_stands(piece: bytes) -> None:
+    for known in (b"", LLAMACPP_TEXT * 2):
+        found = rewriter()
+        found.feed(known + b": ping\n\n", NOW)
+        found.feed(piece, NOW)
+        assert not found.silent
+
+
+# -- what the model is called
+
+
+def test_a_reply_names_the_model_as_the_client_did() -> None:
+    for engine, stream in ENGINES.items():
+        out = everywhere(stream, names=naming("chat", "m", "elsewhere", None))
+        assert {chunk["model"] for chunk in events_of(out)[:-1]} == {"chat"}, engine
+        assert events_of(out.replace(b'"model":"chat"', b'"model":"m"')) == events_of(relayed([stream]))
+    body = reply(usage=USAGE, timings=TIMINGS)
+    assert json.loads(rewritten(body, names=naming("chat", "m")))["model"] == "chat"
+
+
+def test_any_other_name_is_the_servers_own_word() -> None:
+    names = naming("chat", "elsewhere")
+    assert everywhere(LLAMACPP_USAGE, names=names) == everywhere(LLAMACPP_USAGE)
+    body = reply(usage=USAGE, timings=TIMINGS)
+    assert rewritten(body, names=names) is body
+    assert rewritten(reply(usage=USAGE, timings=TIMINGS, model=["m"]), names=names)
+
+
+def test_names_that_are_the_same_cost_nothing() -> None:
+    assert naming("chat", "chat", None) is None
+    assert naming("chat", None) is None
+
+
+def test_a_renamed_token_is_learned_like_any_other() -> None:
+    found = rewriter(names=naming("chat", "m"))
+    for text in ("a", "b", "c"):
+        piece = llamacpp(llamacpp_delta({"content": text}))
+        assert found.feed(piece, NOW) == piece.replace(b'"model":"m"', b'"model":"chat"')
+    assert found.quickly(llamacpp(llamacpp_delta({"content": "d"}))) is not None
+
+
+def test_tabbyapis_completions_say_model_as_the_others_do() -> None:
+    choice = {"index": 0, "finish_reason": None, "text": "Hello", "logprobs": None}
+    about = {"id": "cmpl-1", "created": 1, "model_name": "m", "object": "text_completion"}
+    out = everywhere(event({**about, "choices": [choice]}, "\r\n\r\n") * 2, chat=False, names=naming("chat", "m"))
+    assert [(chunk["model"], chunk.get("model_name")) for chunk in events_of(out)[:-1]] == [("chat", None)] * 2
 
 
 # -- what a server has no business sending
@@ -535,8 +667,8 @@ def reply(message: Any = None, **more: Any) -> bytes:
     return json.dumps({"id": "c", "object": "chat.completion", "choices": [choice], "model": "m", **more}).encode()
 
 
-def rewritten(body: bytes, *, chat: bool = True, performance: bool = False) -> bytes:
-    return rewrite_reply(body, chat=chat, performance=performance, sent_at=SENT_AT, now=NOW)
+def rewritten(body: bytes, *, chat: bool = True, performance: bool = False, names: Naming | None = None) -> bytes:
+    return rewrite_reply(body, chat=chat, performance=performance, sent_at=SENT_AT, now=NOW, names=names)
 
 
 def test_a_reply_that_has_everything_is_the_same_object() -> None:

@@ -32,6 +32,7 @@ class FakeDispatcher:
         self.classes: list[str] = []
         self.granted: dict[int, Waiter] = {}
         self.refused: set[int] = set()
+        self.suspected: list[int] = []
 
     def open(self, model: str, *, request_class: str, waiter: Waiter) -> int:
         self.opened += 1
@@ -55,6 +56,10 @@ class FakeDispatcher:
     def close(self, request: int, *, lost: bool = False) -> None:
         self.waiting.pop(request, None)
         self.closed.append((request, lost))
+        self._tell()
+
+    def suspect(self, instance: int) -> None:
+        self.suspected.append(instance)
         self._tell()
 
     def progress(self, request: int) -> Progress | None:

@@ -183,6 +183,7 @@ class LaunchSpec:
     `facts`: asked once when it is ready, in order, and merged: the first that knows something wins.
     `served_name`: the name the server insists on in a request's `model`; None: it ignores it.
     `credential`: the server's own key, sent as `Authorization: Bearer`.
+    `wants_usage_asked`: even a reply in one piece has usage only if the request asks for it in `stream_options`.
     `secrets`: texts that must not be shown when the command line or the output is.
     """
 
@@ -198,6 +199,7 @@ class LaunchSpec:
     secrets: tuple[str, ...] = ()
     served_name: str | None = None
     credential: str | None = None
+    wants_usage_asked: bool = False
 
 
 class Backend(Protocol):

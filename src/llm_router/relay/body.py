@@ -129,14 +129,14 @@ def rewrite(
 ) -> bytes:
     """The body that is sent upstream; the same object where nothing is to change.
 
-    `served_name`: the name the upstream insists on. `ask_usage`: have a stream end with usage, asked for or not.
+    `served_name`: the name the upstream insists on. `ask_usage`: have usage in the reply, asked for or not.
     `parameters`: the model's own. The router's own text is taken out of assistant messages. Values that aren't
     changed are copied as bytes and never decoded, so no number is rounded.
 
     Raises: InvalidRequest for what `read` lets pass unread and can't be decoded here.
     """
     rename = served_name if served_name != facts.model else None
-    want_usage = ask_usage and facts.stream and not facts.include_usage
+    want_usage = ask_usage and not facts.include_usage
     if rename is None and not want_usage and not facts.has_marks and parameters is None:
         return bytes(body)
     if not facts.has_marks and parameters is None and not (want_usage and facts.has_options):
@@ -356,30 +356,3 @@ def _no_model() -> InvalidRequest:
     return InvalidRequest(
         'cannot tell which model to use: you must name a model in "model"; GET /v1/models lists them', param="model"
     )
-
-
-def error_message(reply: bytes) -> str | None:
-    """What an inference server says went wrong, from a reply of any of the shapes in use; None if it says nothing.
-
-    `{"error": {"message"}}`, `{"error": "…"}`, `{"message"}` (SGLang), `{"detail": "…"}` and FastAPI's list (TabbyAPI).
-    """
-    try:
-        found = msgspec.json.decode(reply)
-    except (ValueError, RecursionError):
-        return None
-    for key in ("error", "message", "detail"):
-        if isinstance(found, dict) and found.get(key):
-            return _message_in(found[key])
-    return None
-
-
-def _message_in(value: object) -> str | None:
-    match value:
-        case str():
-            return value
-        case {"message": str(message)} | {"msg": str(message)}:
-            return message
-        case [first, *_]:
-            return _message_in(first)
-        case _:
-            return None

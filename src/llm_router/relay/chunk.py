@@ -7,7 +7,7 @@ the bytes that it was.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -27,8 +27,31 @@ _NOT_A_SERVERS = frozenset({"event", "selected_model_id", "sources", "done", "ou
 # Open-WebUI drops the text of a chunk that has one of these as null.
 _NEVER_NULL = ("timings", "choices")
 _TEXTS = ("content", "reasoning_content", "reasoning", "tool_calls", "function_call", "refusal")
+_OPENING = frozenset({"role", *_TEXTS})
 _SAYS_NOTHING = (b"null", b'""', b"[]", b"{}")
 _NULL = msgspec.Raw(b"null")
+
+
+class Naming:
+    """What a reply calls the model: `asked` where its server says one of `known`, the names that the server and the
+    router have for the same model. Any other name stays: it is the server's own word on who answers."""
+
+    __slots__ = ("asked", "known")
+
+    def __init__(self, asked: str, known: Iterable[str]) -> None:
+        self.asked = raw(asked)
+        self.known = frozenset(known)
+
+    def apply(self, top: Raws) -> None:
+        said = decoded(top["model"]) if "model" in top else None
+        if isinstance(said, str) and said in self.known:
+            top["model"] = self.asked
+
+
+def naming(asked: str, *names: str | None) -> Naming | None:
+    """None where the names are the same, so that there is nothing to look for."""
+    known = {name for name in names if name is not None and name != asked}
+    return Naming(asked, known) if known else None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -51,6 +74,14 @@ class Chunk:
     def figures(self) -> int:
         """How many of `usage` and `timings` it had."""
         return (self.usage is not None) + (self.timings is not None)
+
+    @property
+    def only_opens(self) -> bool:
+        """Whether it says who speaks and nothing yet: the role, before the first token."""
+        if not self.choices or self.has_text or self.is_finish or "prompt_progress" in self.top:
+            return False
+        deltas = [opened(choice.get("delta")) for choice in self.choices]
+        return all(delta is not None and "role" in delta and _OPENING.issuperset(delta) for delta in deltas)
 
     def is_only_figures(self, *, after_finish: bool) -> bool:
         """Whether nothing else is in it. OpenRouter's has an empty choice, which after the finish means nothing."""
@@ -108,9 +139,15 @@ def decode_object(payload: bytes) -> Raws | None:
     return {_sound(key): msgspec.Raw(json.dumps(value).encode()) for key, value in found.items()}
 
 
-def read_chunk(top: Raws, *, reasoning: Literal["delta", "message"] | None) -> Chunk:
-    """What the object says. `reasoning`: where in a choice to rename vLLM's key of that name. `top` is used up."""
+def read_chunk(top: Raws, *, reasoning: Literal["delta", "message"] | None, names: Naming | None = None) -> Chunk:
+    """What the object says. `reasoning`: where in a choice to rename vLLM's key of that name. `names`: what to call the
+    model. `top` is used up."""
     size = len(top)
+    named = top.get("model")
+    if named is None and "model_name" in top:  # TabbyAPI's text completions
+        top["model"] = top.pop("model_name")
+    if names is not None:
+        names.apply(top)
     if not _NOT_A_SERVERS.isdisjoint(top):
         for key in _NOT_A_SERVERS & top.keys():
             del top[key]
@@ -123,7 +160,7 @@ def read_chunk(top: Raws, *, reasoning: Literal["delta", "message"] | None) -> C
     if "timings" in top:
         timings = decoded(top.pop("timings"))
     chunk = Chunk(top=top, choices=_choices(top), usage=usage, timings=timings)
-    chunk.changed = len(top) + chunk.figures != size
+    chunk.changed = len(top) + chunk.figures != size or top.get("model") is not named
     for choice in chunk.choices or ():
         if reasoning is not None:
             chunk.changed |= _rename_reasoning(choice, reasoning)

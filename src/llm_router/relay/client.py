@@ -22,6 +22,7 @@ Headers = list[tuple[bytes, bytes]]
 _SWEEP_S = 1.0
 _IDLE_S = 30.0  # shorter than any engine's keep-alive we know; a connection that died sooner is retried
 _CONNECT_S = 5.0
+_LATE_S = 30.0
 _MAX_HEAD = 8 * 1024 * 1024  # bytes until a head is complete, which may come with its whole body
 
 
@@ -32,7 +33,13 @@ class Reply(Protocol):
         """`headers`: by name in lower case. `length`: the body's, in bytes; None when it is chunked or ends with the
         connection."""
 
-    def reply_data(self, data: bytes) -> None: ...
+    def reply_data(self, data: bytes) -> bool:
+        """Returns False for a mere sign of life, such as a comment in a stream: it doesn't end a silence, because a
+        server that hangs may go on sending them."""
+        ...
+
+    def reply_late(self) -> None:
+        """The server has said nothing for a while, or for that while again."""
 
     def reply_end(self) -> None: ...
 
@@ -42,7 +49,7 @@ class Reply(Protocol):
 class Call:
     """One request on its way. Cancelling closes its connection at once, so that the server stops working on it."""
 
-    __slots__ = ("connection", "reply", "request", "retried", "upstream", "without_body")
+    __slots__ = ("connection", "late", "reply", "request", "retried", "upstream", "without_body")
 
     def __init__(self, upstream: Upstream, request: bytes, reply: Reply, *, without_body: bool) -> None:
         self.upstream = upstream
@@ -50,6 +57,7 @@ class Call:
         self.reply: Reply | None = reply
         self.without_body = without_body
         self.retried = False
+        self.late = 0  # how often its reply was told so in this silence
         self.connection: _Connection | None = None
 
     def cancel(self) -> None:
@@ -70,12 +78,20 @@ class Pool:
     """All connections to all upstreams.
 
     `spawn(name, coroutine)` owns the tasks that open connections. `timeout_s`: the longest silence of a server
-    while it owes us bytes; checked by one sweep a second instead of a timer per event.
+    while it owes us an answer; checked by one sweep a second instead of a timer per event. `late_s`: the silence after
+    which a reply is told that it is late.
     """
 
-    def __init__(self, *, spawn: Callable[[str, Coroutine[None, None, None]], object], timeout_s: float) -> None:
+    def __init__(
+        self,
+        *,
+        spawn: Callable[[str, Coroutine[None, None, None]], object],
+        timeout_s: float,
+        late_s: float = _LATE_S,
+    ) -> None:
         self._spawn = spawn
         self._timeout_s = timeout_s
+        self._late_s = late_s
         self._idle: defaultdict[int, list[_Connection]] = defaultdict(list)
         self._open: defaultdict[int, set[_Connection]] = defaultdict(set)
         self._tls: ssl.SSLContext | None = None
@@ -165,7 +181,7 @@ class Pool:
         self.now = loop.time()
         for connections in list(self._open.values()):
             for connection in list(connections):
-                connection.expire(self.now, self._timeout_s)
+                connection.expire(self.now, self._timeout_s, self._late_s)
         self._sweeper = loop.call_later(_SWEEP_S, self._sweep)
 
 
@@ -251,17 +267,24 @@ class _Connection(asyncio.Protocol):
             self._last = self._pool.now  # the silence was ours
             self._transport.resume_reading()
 
-    def expire(self, now: float, timeout_s: float) -> None:
+    def expire(self, now: float, timeout_s: float, late_s: float) -> None:
         silent_s = now - self._last
-        if self._call is None:
+        call = self._call
+        if call is None:
             if silent_s > _IDLE_S:
                 self.abort()
-        elif silent_s > timeout_s and not self._paused:
+        elif self._paused:
+            return
+        elif silent_s > timeout_s:
             self._fail(
                 UpstreamTimeout(
-                    f"cannot wait longer for {self.upstream.model}: its server sent nothing for {silent_s:.0f}s"
+                    f"cannot wait longer for {self.upstream.model}: its server said nothing for {silent_s:.0f}s"
                 )
             )
+        else:
+            late, call.late = call.late, int(silent_s / late_s)
+            if call.late > late and call.reply is not None:
+                call.reply.reply_late()
 
     # -- asyncio.Protocol
 
@@ -275,7 +298,7 @@ class _Connection(asyncio.Protocol):
         if call is None:  # a server has nothing to say on an idle connection
             self.abort()
             return
-        self._last = self._pool.now
+        last, self._last = self._last, self._pool.now
         if not self._status:
             self._received = True
             self._head_size += len(data)
@@ -295,8 +318,8 @@ class _Connection(asyncio.Protocol):
         if pieces:
             body = pieces.pop() if len(pieces) == 1 else self._joined()
             reply = call.reply
-            if reply is not None:
-                reply.reply_data(body)
+            if reply is not None and not reply.reply_data(body):
+                self._last = last
         if self._complete:
             self._finish()
 

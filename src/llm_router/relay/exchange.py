@@ -6,28 +6,34 @@ Everything happens in callbacks on the event loop; a request whose model is read
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from time import monotonic, time
 
 from llm_router.errors import LlmRouterError, UpstreamError, UpstreamLost
 from llm_router.relay import body as bodies
+from llm_router.relay import failure
 from llm_router.relay import headers as header_rules
+from llm_router.relay.announcer import Announcer
+from llm_router.relay.chunk import naming
 from llm_router.relay.client import Call, Headers, Pool
+from llm_router.relay.failure import Failure
+from llm_router.relay.held import Held, may_be_held
 from llm_router.relay.lease import Dispatcher, Upstream
 from llm_router.relay.reply import rewrite_reply
 from llm_router.relay.request import Kind, Model, Preferences, Request, Target, read, status_mode
 from llm_router.relay.sink import Sink
-from llm_router.relay.sse import StreamRewriter, error_events
-from llm_router.relay.status_text import Mode, StatusStream
+from llm_router.relay.sse import StreamRewriter
+from llm_router.relay.status_text import Mode, Progress, StatusStream
 
 _SSE_HEADERS: Headers = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 ]
-_HELD_REPLY = 8 * 1024 * 1024  # a larger JSON reply passes unchanged rather than being held in memory
+_COUNTED = (Kind.CHAT, Kind.COMPLETION)
+_ABOUT_THE_BODY = (b"content-type", b"content-encoding", b"etag", b"last-modified")
+_JSON = (b"content-type", b"application/json")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,15 +51,13 @@ class Exchange:
     """One request and its reply. Owned by its sink, which must call `client_gone` when the client leaves early."""
 
     __slots__ = (
+        "_announcer",
         "_asked",
         "_attempt",
         "_body",
         "_call",
         "_headers",
         "_held",
-        "_held_head",
-        "_held_size",
-        "_loop",
         "_paused",
         "_relayed",
         "_request",
@@ -63,9 +67,8 @@ class Exchange:
         "_since",
         "_sink",
         "_started",
-        "_status",
         "_target",
-        "_ticker",
+        "_upstream",
         "over",
     )
 
@@ -74,19 +77,16 @@ class Exchange:
         self._sink = sink
         self._target = target
         self._headers = headers
-        self._loop = asyncio.get_running_loop()
         self._body: bytes = b""
         self._asked: Request | None = None
         self._request: int | None = None
         self._call: Call | None = None
         self._rewriter: StreamRewriter | None = None
-        self._held: list[bytes] | None = None
-        self._held_head: tuple[int, Headers] | None = None
-        self._held_size = 0
-        self._status: StatusStream | None = None
-        self._ticker: asyncio.TimerHandle | None = None
+        self._held: Held | None = None
+        self._announcer: Announcer | None = None
+        self._upstream: Upstream | None = None
         self._started = False  # the sink has a head
-        self._relayed = False  # the client has something of the server's reply
+        self._relayed = False  # the client has something of a reply that passes as it is
         self._paused = False
         self._attempt = 1
         self._since = 0.0
@@ -138,37 +138,31 @@ class Exchange:
         if self.over or self._call is not None:
             return
         self._request = request
-        if facts is not None and facts.stream and self._status is None:
+        if self._announcer is None and facts is not None and facts.stream:
             mode = status_mode(self._target, dict(self._headers), facts, self._services.preferences)
             if mode is not Mode.OFF:
                 created = int(time())
-                self._status = StatusStream(mode, model=facts.model, id=f"chatcmpl-{created:x}", created=created)
-        self._show()
+                stream = StatusStream(mode, model=facts.model, id=f"chatcmpl-{created:x}", created=created)
+                self._announcer = Announcer(stream, progress=self._progress, send=self._tell)
+        if self._announcer is not None:
+            self._announcer.show()
 
-    def _show(self) -> None:
-        """Tell a streaming client what it waits for, now and every few seconds."""
-        status, request = self._status, self._request
-        if status is None or request is None or self.over:
-            return
-        progress = self._services.dispatcher.progress(request)
-        if progress is None:
-            return
+    def _progress(self) -> Progress | None:
+        return None if self._request is None or self.over else self._services.dispatcher.progress(self._request)
+
+    def _tell(self, status: bytes) -> None:
         if not self._started:
             self._head(200, _SSE_HEADERS, None)
-            self._sink.data(status.first(progress))
-        else:
-            self._sink.data(status.update(progress))
-        self._ticker = self._loop.call_later(status.interval_s, self._show)
+        self._sink.data(status)
 
     def granted(self, request: int, upstream: Upstream) -> None:
         if self.over:
             self._services.dispatcher.close(request)
             return
         self._request = request
-        if self._ticker is not None:
-            self._stop_ticking()
-        if self._started and self._status is not None:
-            self._sink.data(self._status.ready(monotonic() - self._since))
+        self._upstream = upstream
+        if self._announcer is not None:
+            self._announcer.ready(monotonic() - self._since)
         try:
             self._send(upstream)
         except LlmRouterError as error:
@@ -192,7 +186,7 @@ class Exchange:
                 payload,
                 facts,
                 served_name=upstream.served_name,
-                ask_usage=target.kind in (Kind.CHAT, Kind.COMPLETION),
+                ask_usage=target.kind in _COUNTED and (facts.stream or upstream.usage_on_request),
                 parameters=asked.model.parameters,
             )
         block = header_rules.request_headers(
@@ -207,73 +201,77 @@ class Exchange:
     # -- from the server
 
     def reply_head(self, status: int, headers: Mapping[bytes, bytes], length: int | None) -> None:
-        assert self._asked is not None
+        assert self._asked is not None and self._upstream is not None
         kind, facts = self._target.kind, self._asked.facts
-        streamed = headers.get(b"content-type", b"").startswith(b"text/event-stream")
-        rewritable = status == 200 and facts is not None and kind in (Kind.CHAT, Kind.COMPLETION)
-        if rewritable and streamed:
+        fields = header_rules.response_headers(headers.items())
+        rewritable = status == 200 and facts is not None and kind in _COUNTED
+        if rewritable and headers.get(b"content-type", b"").startswith(b"text/event-stream"):
             assert facts is not None
             self._rewriter = StreamRewriter(
                 chat=kind is Kind.CHAT,
                 include_usage=facts.include_usage,
                 performance=self._asked.performance,
                 sent_at=self._sent_at,
+                names=naming(facts.model, self._upstream.served_name, self._upstream.model),
             )
             if not self._started:
-                self._head(200, header_rules.response_headers(headers.items()), None)
-        elif self._started or (rewritable and (length is None or length <= _HELD_REPLY)):
-            self._held = []
-            self._held_head = (status, header_rules.response_headers(headers.items()))
+                self._head(200, fields, None)
+        elif self._started or (rewritable and may_be_held(length)) or (status >= 400 and facts is not None):
+            self._held = Held(status, fields)
         else:
             self._relayed = True
-            self._head(status, header_rules.response_headers(headers.items()), length)
+            self._head(status, fields, length)
 
-    def reply_data(self, data: bytes) -> None:
+    def reply_data(self, data: bytes) -> bool:
         rewriter = self._rewriter
         if rewriter is not None:
             known = rewriter.quickly(data)
             if known is not None:  # nearly every token, so nothing more is done for one
                 rewriter.count += 1
                 self._sink.data(known)
-                return
+                return True
             try:
                 out = rewriter.feed(data, monotonic())
             except UpstreamError as error:
                 self._give_up(error, lost=False)
-                return
+                return True
             if out:
-                self._relayed = True
                 self._sink.data(out)
-        elif self._held is not None:
-            self._held.append(data)
-            self._held_size += len(data)
-            if self._held_size > _HELD_REPLY:
-                self._let_go()
-        else:
+            return not rewriter.silent
+        if self._held is None:
             self._sink.data(data)
+        elif not self._held.add(data):
+            self._let_go(self._held)
+        return True
 
-    def _let_go(self) -> None:
+    def reply_late(self) -> None:
+        if self._upstream is not None:
+            self._services.dispatcher.suspect(self._upstream.instance)
+
+    def _let_go(self, held: Held) -> None:
         """The reply is too large to be held: as it is, or not at all where the client waits for events."""
-        assert self._held is not None and self._held_head is not None
-        if self._started:
+        if held.is_error:
+            self._end_error(held)
+        elif self._started:
             self._give_up(UpstreamLost("cannot pass on an answer of this size that isn't a stream"), lost=False)
-            return
-        status, headers = self._held_head
-        held, self._held = b"".join(self._held), None
-        self._relayed = True
-        self._head(status, headers, None)
-        self._sink.data(held)
+        else:
+            self._held = None
+            self._relayed = True
+            self._head(held.status, held.headers, None)
+            self._sink.data(held.body())
 
     def reply_end(self) -> None:
         self._call = None
         rewriter = self._rewriter
         if rewriter is not None and not (rewriter.finished or rewriter.done):
-            # An engine that is being stopped may end its body neatly in the middle of the answer.
-            self._give_up(UpstreamLost("cannot finish the answer: its server ended it half-way"), lost=False)
-        elif self._held is not None:
-            self._end_held(self._held[0] if len(self._held) == 1 else b"".join(self._held))
-        else:
+            # An engine that is being stopped, or whose workers died, may end its body neatly in mid-answer.
+            self.reply_lost(UpstreamLost("cannot finish the answer: its server ended it half-way"))
+        elif self._held is None:
             self._finish(lost=False)
+        elif self._held.is_error:
+            self._end_error(self._held)
+        else:
+            self._end_answer(self._held)
 
     def _finish(self, *, lost: bool) -> None:
         self._close(lost=lost)
@@ -281,37 +279,65 @@ class Exchange:
             self._sink.data(self._rewriter.finish(monotonic()))
         self._sink.end()
 
-    def _end_held(self, held: bytes) -> None:
-        """A reply in one piece: a JSON answer, or what a server says instead of the stream it was asked for."""
-        assert self._held_head is not None and self._asked is not None
-        status, headers = self._held_head
+    def _end_answer(self, held: Held) -> None:
+        """An answer in one piece."""
+        assert self._asked is not None and self._asked.facts is not None and self._upstream is not None
         self._close(lost=False)
-        if self._started:
-            message = bodies.error_message(held) or f"the server answered {status}"
-            self._sink.data(self._failed(message, "upstream_error"))
-            self._sink.end()
+        if self._started:  # … instead of the stream that the client was promised
+            self._end_stream(failure.of_reply(held.body(), status=held.status, model=self._asked.model.name))
             return
         reply = rewrite_reply(
-            held,
+            held.body(),
             chat=self._target.kind is Kind.CHAT,
             performance=self._asked.performance,
             sent_at=self._sent_at,
             now=monotonic(),
+            names=naming(self._asked.facts.model, self._upstream.served_name, self._upstream.model),
         )
-        self._sink.reply(status, headers, reply)
+        self._sink.reply(held.status, held.headers, reply)
+
+    def _end_error(self, held: Held) -> None:
+        """What the server says instead of an answer.
+
+        1. It refuses the router's own key: nothing that the client could mend with another one.
+        2. It failed in a way that it has no words for: checked and asked once more, like a server that broke off.
+        3. Everything else is for the client to know, with the status that it has; a 500 is checked too.
+        """
+        assert self._asked is not None
+        name, status, body = self._asked.model.name, held.status, held.body()
+        said = failure.of_reply(body, status=status, model=name)
+        if status == 401:  # 1
+            self._answer(
+                UpstreamError(
+                    f"cannot use the server of {name}: it refuses the router's key ({said.message}); "
+                    'set its "api_key" in the configuration'
+                )
+            )
+        elif status == 500 and self._may_repeat and not failure.is_json(body):  # 2
+            self.reply_lost(UpstreamLost(said.message))
+        else:  # 3
+            self._close(lost=status == 500)
+            if self._started:
+                self._end_stream(said)
+            else:
+                headers = [(key, value) for key, value in held.headers if key not in _ABOUT_THE_BODY]
+                self._sink.reply(status, [*headers, _JSON], said.as_reply())
+
+    @property
+    def _may_repeat(self) -> bool:
+        """Nothing of the answer has reached the client, so it need not know of a second attempt. Once."""
+        begun = self._relayed or (self._rewriter is not None and self._rewriter.started)
+        return self._attempt == 1 and not begun
 
     def reply_lost(self, error: LlmRouterError) -> None:
-        self._call = None
-        if self._attempt == 1 and not self._relayed and isinstance(error, UpstreamLost):
-            # Nothing of the answer has reached the client, so it need not know: the request is sent once more.
+        if self._may_repeat and isinstance(error, UpstreamLost):
             self._attempt = 2
-            self._rewriter = self._held = self._held_head = None
-            self._held_size = 0
-            request, self._request = self._request, None
-            assert request is not None
-            self._services.dispatcher.close(request, lost=True)
+            self._rewriter = self._held = None
+            self._release(lost=True)
             self._ask()
-        elif self._rewriter is not None and self._rewriter.finished:
+            return
+        self._call = None
+        if self._rewriter is not None and self._rewriter.finished:
             self._finish(lost=True)  # the answer is whole; only its end mark is missing
         else:
             self._give_up(error, lost=True)
@@ -322,12 +348,9 @@ class Exchange:
         """Before anything of an answer was sent: an error reply, or its place in a stream that has begun."""
         self._close(lost=False)
         if self._started:
-            self._sink.data(self._failed(error.message, error.code))
+            self._end_stream(Failure(message=error.message, code=error.code))
         else:
-            status, headers, payload = self._services.render(error)
-            self._sink.reply(status, headers, payload)
-            return
-        self._sink.end()
+            self._sink.reply(*self._services.render(error))
 
     def _give_up(self, error: LlmRouterError, *, lost: bool) -> None:
         """The answer can't be finished. A stream says so and ends; everything else breaks off, which nobody can
@@ -347,24 +370,23 @@ class Exchange:
                 self._close(lost=True)
             self._answer(error)
 
-    def _failed(self, message: str, code: str) -> bytes:
-        closing = self._status.failed(message) if self._status is not None else b""
-        return closing + error_events(message, code)
+    def _end_stream(self, why: Failure) -> None:
+        closing = self._announcer.failed(why.message) if self._announcer is not None else b""
+        self._sink.data(closing + why.as_end())
+        self._sink.end()
 
     def _head(self, status: int, headers: Headers, length: int | None) -> None:
         self._started = True
         self._sink.head(status, headers, length)
 
-    def _stop_ticking(self) -> None:
-        if self._ticker is not None:
-            self._ticker.cancel()
-            self._ticker = None
-
     def _close(self, *, lost: bool) -> None:
         """Idempotent: no timer, no connection, no lease is left."""
         self.over = True
-        if self._ticker is not None:
-            self._stop_ticking()
+        if self._announcer is not None:
+            self._announcer.stop()
+        self._release(lost=lost)
+
+    def _release(self, *, lost: bool) -> None:
         if self._call is not None:
             self._call.cancel()
             self._call = None

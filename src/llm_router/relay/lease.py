@@ -15,6 +15,8 @@ class Upstream:
 
     `base_path`: put before the request's path, without a slash at its end. `served_name`: the name the server insists
     on in `model`; None: it ignores it. `host_header`: ready to be sent. `credential`: the server's own key.
+    `usage_on_request`: even a reply in one piece has usage only if the request asks for it (TabbyAPI). Other servers
+    refuse the question there (vLLM).
     """
 
     instance: int
@@ -26,6 +28,7 @@ class Upstream:
     base_path: bytes = b""
     served_name: str | None = None
     credential: str | None = None
+    usage_on_request: bool = False
 
 
 class Waiter(Protocol):
@@ -49,6 +52,11 @@ class Dispatcher(Protocol):
 
     def close(self, request: int, *, lost: bool = False) -> None:
         """The request is over, or its client left while it waited. `lost`: its instance broke the connection."""
+
+    def suspect(self, instance: int) -> None:
+        """A request has waited long for a word of `instance`: see whether it lives. The request goes on meanwhile; if
+        the instance is gone, its connections break. May be called again while the silence lasts."""
+        ...
 
     def progress(self, request: int) -> Progress | None:
         """What a waiting request waits for; None when it doesn't wait."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from llm_router.relay import usage as tokens
-from llm_router.relay.chunk import Chunk, Raws, decode_object, decoded, is_said, opened, raw, read_chunk
+from llm_router.relay.chunk import Chunk, Naming, Raws, decode_object, decoded, is_said, opened, raw, read_chunk
 from llm_router.relay.status_text import marked
 
 _CHARACTERS_A_TOKEN = 4  # the estimate for a server that counts nothing
@@ -45,6 +45,7 @@ class _Plain(msgspec.Struct, gc=False):
     output: msgspec.UnsetType = msgspec.UNSET
     content: msgspec.UnsetType = msgspec.UNSET
     type: msgspec.UnsetType = msgspec.UNSET
+    model_name: msgspec.UnsetType = msgspec.UNSET
     error: msgspec.UnsetType = msgspec.UNSET
 
 
@@ -56,7 +57,9 @@ _TIMINGS = (
 _decode_plain = msgspec.json.Decoder(_Plain).decode
 
 
-def rewrite_reply(body: bytes, *, chat: bool, performance: bool, sent_at: float, now: float) -> bytes:
+def rewrite_reply(
+    body: bytes, *, chat: bool, performance: bool, sent_at: float, now: float, names: Naming | None = None
+) -> bytes:
     """The reply with usage and timings, and the performance line at the end of its first message.
 
     The same object where nothing is to change, or where it is no completion: an error, or not JSON at all. Seconds.
@@ -64,7 +67,7 @@ def rewrite_reply(body: bytes, *, chat: bool, performance: bool, sent_at: float,
     A server that counts nothing gets an estimate of four characters a token.
     """
     predicted_ms = (now - sent_at) * 1000
-    if not performance:
+    if not performance and names is None:
         quick = _quickly(body, predicted_ms)
         if quick is not None:
             return quick
@@ -74,7 +77,7 @@ def rewrite_reply(body: bytes, *, chat: bool, performance: bool, sent_at: float,
         return body
     if top is None or not is_said(top, "choices"):
         return body
-    chunk = read_chunk(top, reasoning="message")
+    chunk = read_chunk(top, reasoning="message", names=names)
     if chunk.choices is None:
         return body
     if tokens.normalise(chunk.usage) and chunk.timings and not chunk.changed and not performance:

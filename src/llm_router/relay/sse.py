@@ -10,17 +10,18 @@ up over all chunks that have them. So the chunk with the `finish_reason` waits u
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import msgspec
 
+from llm_router.relay import failure
 from llm_router.relay import usage as tokens
-from llm_router.relay.body import error_message
-from llm_router.relay.chunk import Chunk, Raws, decode_object, decoded, encode, is_said, raw, read_chunk
+from llm_router.relay.chunk import Chunk, Naming, Raws, decode_object, decoded, encode, is_said, raw, read_chunk
 from llm_router.relay.events import Cutter, as_event, lines_of
+from llm_router.relay.failure import DONE, Failure
 from llm_router.relay.status_text import marked
 from llm_router.relay.template import Template, learn
 
-_DONE = b"data: [DONE]\n\n"
 _TEMPLATES = 4
 _USELESS_MAX = 8
 
@@ -30,11 +31,12 @@ class StreamRewriter:
 
     `chat`: a chat completion, else a text completion. `include_usage`: the client asked for the usage chunk itself.
     `performance`: append the performance line. `reasoning`: rename vLLM's `reasoning` to what the others say.
-    `sent_at`: when the request went upstream, on the clock of every `now`, in seconds.
+    `sent_at`: when the request went upstream, on the clock of every `now`, in seconds. `names`: what to call the model.
 
-    `started`: a chunk with choices has left. `finished`: a finish reason was seen, so the reply is complete even if the
-    connection breaks now. `done`: the end of the stream has left, and everything after it is dropped. `error`: what the
-    server said went wrong, or None.
+    `started`: something of the answer has left, so that a second one would be seen. Chunks that say no more than the
+    role wait for the first token, and comments are no answer. `silent`: the last piece had nothing but comments.
+    `finished`: a finish reason was seen, so the reply is complete even if the connection breaks now. `done`: the end of
+    the stream has left, and everything after it is dropped. `error`: what the server said went wrong, or None.
 
     `quickly`, `count`: the first step of `feed`, for a caller who saves himself the rest: what to send for a piece that
     is like one before, or None; each piece that it knows is one more in `count`.
@@ -50,6 +52,8 @@ class StreamRewriter:
         "_include_usage",
         "_last",
         "_learned_at",
+        "_names",
+        "_opening",
         "_performance",
         "_reasoning",
         "_sent_at",
@@ -62,16 +66,26 @@ class StreamRewriter:
         "error",
         "finished",
         "quickly",
+        "silent",
         "started",
     )
 
     def __init__(
-        self, *, chat: bool, include_usage: bool, performance: bool, sent_at: float, reasoning: bool = True
+        self,
+        *,
+        chat: bool,
+        include_usage: bool,
+        performance: bool,
+        sent_at: float,
+        reasoning: bool = True,
+        names: Naming | None = None,
     ) -> None:
         self._chat = chat
         self._include_usage = include_usage
         self._performance = performance
-        self._reasoning = reasoning
+        self._reasoning: Literal["delta"] | None = "delta" if reasoning else None
+        self._names = names
+        self._opening = b""
         self._sent_at = self._first_at = self._finished_at = sent_at
         self.count = 0  # events with text: the only count there is when the server has none
         self._cutter = Cutter()
@@ -84,7 +98,7 @@ class StreamRewriter:
         self._templates: list[Template] = []
         self._learned_at = 0
         self._useless = 0
-        self.started = self.finished = self.done = False
+        self.started = self.finished = self.done = self.silent = False
         self.error: str | None = None
 
     def feed(self, data: bytes, now: float) -> bytes:
@@ -104,24 +118,27 @@ class StreamRewriter:
         out = b""
         if tail and not self.done and _is_whole(tail):
             out = self._event(tail + b"\n\n", now)
-        return out if self.done else out + self._conclude() + self._close(_DONE)
+        return out if self.done else out + self._opened(self._conclude() + self._close(DONE))
 
     def fail(self, message: str, code: str) -> bytes:
         """What to send when the upstream died: what is complete, then why, then the end."""
         if self.done:
             return b""
         self.error = message
-        return self._conclude() + self._close(error_events(message, code))
+        return self._opened(self._conclude() + self._close(error_events(message, code)))
 
     def _read(self, data: bytes, now: float) -> bytes:
         """The slow way: event by event."""
         if self.done:
             return b""
         out = []
+        self.silent = True
         for event in self._cutter.cut(data):
             if self.done:
                 break
             out.append(self._event(event, now))
+        if self._cutter.tail.lstrip(b"\r\n")[:1] not in (b"", b":"):
+            self.silent = False
         waits = self.done or self._cutter.tail or self._held is not None
         self.quickly = _unknown if waits or not self._templates else self._templates[0].apply
         sent = out[0] if len(out) == 1 else b"".join(out)
@@ -133,11 +150,24 @@ class StreamRewriter:
                 known = template.apply(event)
                 if known is not None:
                     self.count += 1
+                    self.silent = False
                     return known
         others, values = lines_of(event)
-        payload = b"\n".join(values)
         if not values:
             return event
+        self.silent = False
+        return self._opened(self._said(event, others, values, now))
+
+    def _opened(self, out: bytes) -> bytes:
+        """`out` and what waited for it."""
+        if out:
+            out, self._opening = self._opening + out, b""
+            self.started = True
+        return out
+
+    def _said(self, event: bytes, others: bytes, values: list[bytes], now: float) -> bytes:
+        """What becomes of an event with data."""
+        payload = b"\n".join(values)
         if payload.strip() == b"[DONE]":
             return self._conclude() + self._close(event)
         try:
@@ -149,12 +179,13 @@ class StreamRewriter:
         if len(values) == 1:
             return event
         # It is no object as a whole; but some clients read line by line.
-        return others + b"".join(self._event(as_event(value), now) for value in values)
+        lines = [as_event(value) for value in values]
+        return others + b"".join(self._said(line, b"", [value], now) for line, value in zip(lines, values, strict=True))
 
     def _object(self, top: Raws, event: bytes, others: bytes, values: list[bytes], now: float) -> bytes:
         if _is_error(top):
-            return self._conclude() + self._close(self._server_error(b"\n".join(values), top))
-        chunk = read_chunk(top, reasoning="delta" if self._reasoning else None)
+            return self._conclude() + self._close(self._server_error(top))
+        chunk = read_chunk(top, reasoning=self._reasoning, names=self._names)
         before = self._take(chunk, now)
         if before is None:
             # Only about figures: swallowed, and the held one may go.
@@ -164,9 +195,12 @@ class StreamRewriter:
         if chunk.has_text and len(values) == 1 and not others and not chunk.figures:
             self._learn(event, changed=chunk.changed)
         if chunk.changed or chunk.figures:
-            return before + others + as_event(chunk.encoded())
-        if len(values) > 1:
-            return before + others + as_event(b" ".join(values))
+            event = others + as_event(chunk.encoded())
+        elif len(values) > 1:
+            event = others + as_event(b" ".join(values))
+        if not self.started and chunk.only_opens:
+            self._opening += event
+            return before
         return before + event
 
     def _take(self, chunk: Chunk, now: float) -> bytes | None:
@@ -191,8 +225,6 @@ class StreamRewriter:
             self._held = chunk
             self.finished = True
             self._finished_at = now
-        if before or (chunk.choices and not chunk.is_finish):
-            self.started = True
         return before
 
     def _learn(self, event: bytes, *, changed: bool) -> None:
@@ -208,17 +240,14 @@ class StreamRewriter:
         """What becomes of an event like one that was read before."""
         top = decode_object(lines_of(event)[1][0])
         assert top is not None
-        return as_event(read_chunk(top, reasoning="delta" if self._reasoning else None).encoded())
+        return as_event(read_chunk(top, reasoning=self._reasoning, names=self._names).encoded())
 
-    def _server_error(self, payload: bytes, top: Raws) -> bytes:
-        self.error = error_message(payload) or "the inference server failed without saying why"
-        said = decoded(top["error"]) if "error" in top else None
-        code, kind = (said.get("code"), said.get("type")) if isinstance(said, dict) else (None, None)
-        return error_events(
-            self.error,
-            code if isinstance(code, str) or (isinstance(code, int) and abs(code) < 1000) else "upstream_error",
-            kind if isinstance(kind, str) else "server_error",
-        )
+    def _server_error(self, top: Raws) -> bytes:
+        found = failure.of_object({key: decoded(value) for key, value in top.items()})
+        if found is None:
+            found = Failure(message="the inference server failed without saying why")
+        self.error = found.message
+        return found.as_end()
 
     # -- the end
 
@@ -240,7 +269,6 @@ class StreamRewriter:
         """The held finish chunk with the figures, and before it the performance line."""
         held, self._held = self._held, None
         assert held is not None
-        self.started = True
         if self._figures_sent:
             return as_event(held.encoded())
         figures = self._figures()
@@ -275,9 +303,9 @@ def _unknown(data: bytes) -> None:
     """Nothing to compare with yet."""
 
 
-def error_events(message: str, code: str | int, kind: str = "server_error") -> bytes:
-    """The end of a stream that failed. Without `choices`: with them Open-WebUI would lose the text that it has."""
-    return as_event(encode({"error": {"message": message, "type": kind, "code": code}})) + _DONE
+def error_events(message: str, code: str) -> bytes:
+    """The end of a stream that the router itself gave up."""
+    return Failure(message=message, code=code).as_end()
 
 
 def _is_whole(event: bytes) -> bool:
