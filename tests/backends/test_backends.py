@@ -1,6 +1,5 @@
-"""The exact command lines, environments and habits that each backend describes."""
+"""What every backend does alike: the forms of starting, urls, the registry."""
 
-import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -8,121 +7,16 @@ from pathlib import Path
 import pytest
 
 from llm_router.backends import registry
-from llm_router.backends.base import Address, Backend, LaunchRequest, LaunchSpec, Loading, Ready, Signal
-from llm_router.backends.command import parse_url
+from llm_router.backends.base import Address, Backend, Facts, LaunchRequest
+from llm_router.backends.command import fraction, is_python, option, parse_url
 from llm_router.backends.llamacpp import LlamaCpp
 from llm_router.backends.openai import OpenAI
 from llm_router.backends.sglang import SGLang
-from llm_router.backends.signals import read_llamacpp, read_safetensors
-from llm_router.backends.tabbyapi import TabbyAPI
+from llm_router.backends.tabbyapi import TabbyAPI, TabbyAPIExl2
 from llm_router.backends.vllm import VLLM
 from llm_router.errors import LaunchError
 
-GGUF = LaunchRequest(model="qwen", port=20001, path="/m/q.gguf")
-SERVER = dataclasses.replace(GGUF, binary="/opt/llama-server")
-
-NEW_HELP = """
---fit,   -fit [on|off]                  whether to adjust unset arguments to fit in device memory
---fit-ctx, -fitc N                      minimum ctx size that can be set by --fit option
---jinja, --no-jinja                     whether to use jinja template engine for chat (default: enabled)
---ui, --no-ui, --webui, --no-webui      whether to serve the UI
---sse-ping-interval N                   server-sent events ping interval in seconds
-"""
-OLD_HELP = """
--m,    --model FNAME                    model path
---jinja                                 use jinja template for chat (default: disabled)
---no-webui                              Disable the Web UI (default: enabled)
-"""
-FIT_WITHOUT_FLOOR = "-fit,  --fit [on|off]   whether to adjust unset arguments"
-
-
-def test_the_server_in_the_package_is_used_where_no_other_is_configured() -> None:
-    spec = LlamaCpp(embedded=("py", "-m", "engine")).launch(GGUF, "")
-    assert spec.argv == (
-        *("py", "-m", "engine", "-m", "/m/q.gguf", "--host", "127.0.0.1", "--port", "20001", "--alias", "qwen"),
-        *("--sse-ping-interval", "1"),
-    )
-    assert spec.address == Address(host="127.0.0.1", port=20001)
-    assert spec.env["LLAMA_SERVER_ROUTER_PORT"] == "20001"
-    assert spec.readiness.path == "/health"
-    assert spec.stop.second_term
-    assert LlamaCpp().probe(GGUF) is None
-    assert LlamaCpp().launch(GGUF, "").argv[0] == sys.executable
-
-
-@pytest.mark.parametrize(
-    ("help_text", "context", "more"),
-    [
-        (NEW_HELP, None, ["--jinja", "--no-ui", "--sse-ping-interval", "1"]),
-        (NEW_HELP, 8192, ["-c", "8192", "--jinja", "--no-ui", "--sse-ping-interval", "1", "--fit-ctx", "8192"]),
-        (OLD_HELP, 8192, ["-c", "8192", "--jinja", "--no-webui"]),
-        (FIT_WITHOUT_FLOOR, 8192, ["-c", "8192", "--fit", "off"]),
-        ("", 8192, ["-c", "8192"]),
-    ],
-)
-def test_a_llama_server_gets_only_the_options_its_help_shows(
-    help_text: str, context: int | None, more: list[str]
-) -> None:
-    assert LlamaCpp().probe(SERVER) == ("/opt/llama-server", "--help")
-    request = dataclasses.replace(SERVER, context_length=context, args=("-ngl", "20"))
-    start = ["/opt/llama-server", "-m", "/m/q.gguf", "--host", "127.0.0.1", "--port", "20001", "--alias", "qwen"]
-    assert list(LlamaCpp().launch(request, help_text).argv) == [*start, *more, "-ngl", "20"]
-
-
-@pytest.mark.parametrize(("capability", "flag"), [("embedding", "--embeddings"), ("rerank", "--rerank")])
-def test_llamacpp_is_told_what_a_model_is_for(capability: str, flag: str) -> None:
-    plain = LlamaCpp().launch(GGUF, "").argv
-    assert flag not in plain
-    assert flag in LlamaCpp().launch(dataclasses.replace(GGUF, capabilities=(capability,)), "").argv
-
-
-def test_a_key_is_not_on_llamacpps_command_line() -> None:
-    spec = LlamaCpp().launch(dataclasses.replace(GGUF, api_key="secret"), "")
-    assert "secret" not in " ".join(spec.argv)
-    assert (spec.env["LLAMA_API_KEY"], spec.credential) == ("secret", "secret")
-
-
-def test_a_script_for_llamacpp_is_not_put_under_the_child_protocol() -> None:
-    spec = LlamaCpp().launch(LaunchRequest(model="q", port=8085, script="/s.sh"), "")
-    assert "LLAMA_SERVER_ROUTER_PORT" not in spec.env
-    assert spec.stop.second_term
-
-
-def test_sglang_from_a_path() -> None:
-    request = LaunchRequest(
-        model="mistral", port=30000, path="/m/awq", context_length=4096, api_key="k", args=("--tp-size", "2")
-    )
-    spec = SGLang().launch(request, "")
-    assert spec.argv == (
-        *("sglang", "serve", "--model-path", "/m/awq", "--host", "127.0.0.1", "--port", "30000"),
-        *("--served-model-name", "mistral", "--context-length", "4096", "--api-key", "k", "--tp-size", "2"),
-    )
-    assert (spec.readiness.path, spec.stop.grace_s, spec.served_name) == ("/ready", 30.0, "mistral")
-
-
-def test_vllm_from_a_path() -> None:
-    request = LaunchRequest(
-        model="m", model_name="org/m", port=20001, path="/m/fp8", context_length=4096, api_key="k", args=("--x",)
-    )
-    spec = VLLM().launch(request, "")
-    assert spec.argv == (
-        *("vllm", "serve", "/m/fp8", "--host", "127.0.0.1", "--port", "20001"),
-        *("--served-model-name", "org/m", "--max-model-len", "4096", "--x"),
-    )
-    assert (spec.readiness.path, spec.stop.grace_s, spec.served_name) == ("/health", 10.0, "org/m")
-    assert spec.env["VLLM_API_KEY"] == "k"
-
-
-def test_tabbyapi_is_ready_when_its_model_is_and_asks_for_the_key() -> None:
-    request = LaunchRequest(model="exl", port=5000, script="/s.sh", model_name="Dir-Of-The-Model", api_key="k")
-    spec = TabbyAPI().launch(request, "")
-    assert spec.readiness.path == "/v1/model"
-    assert spec.readiness.headers == (("Authorization", "Bearer k"),)
-    assert spec.served_name == "Dir-Of-The-Model"
-    assert spec.stop.grace_s == 10.0
-
-
-BACKENDS = [LlamaCpp(), OpenAI(), SGLang(), TabbyAPI(), VLLM()]
+BACKENDS: list[Backend] = [LlamaCpp(), OpenAI(), SGLang(), TabbyAPI(), TabbyAPIExl2(), VLLM()]
 
 
 @pytest.mark.parametrize("backend", BACKENDS, ids=lambda backend: backend.kind)
@@ -157,24 +51,70 @@ class TestEveryBackend:
         assert spec.readiness.headers == (("Authorization", "Bearer k"),)
         assert spec.credential == "k"
 
+    def test_knows_equal_endpoints(self, backend: Backend) -> None:
+        urls = ("http://a:1", "http://b:2/v1", "http://a:1/v1", "http://c/x")
+        spec = backend.launch(LaunchRequest(model="m", port=0, url="http://a:1", urls=urls), "")
+        assert spec.address == Address(host="a", port=1)
+        others = (Address(host="b", port=2), Address(host="c", port=80, base_path="/x"))
+        assert spec.alternatives == others  # the first is the address, and named twice is one
+
+    def test_runs_in_the_configured_folder(self, backend: Backend) -> None:
+        request = LaunchRequest(model="m", port=7, script="/s.sh", directory="/opt/tabby")
+        assert backend.launch(request, "").directory == "/opt/tabby"
+
+    def test_hides_every_gpu_where_none_may_be_used(self, backend: Backend) -> None:
+        spec = backend.launch(LaunchRequest(model="m", port=7, script="/s.sh", devices=()), "")
+        assert spec.env["CUDA_VISIBLE_DEVICES"] == ""
+
+    def test_leaves_the_gpus_alone_where_nothing_is_said_of_them(self, backend: Backend) -> None:
+        spec = backend.launch(LaunchRequest(model="m", port=7, script="/s.sh"), "")
+        assert "CUDA_VISIBLE_DEVICES" not in spec.env
+
+    def test_names_its_keys_as_secrets(self, backend: Backend) -> None:
+        request = LaunchRequest(model="m", port=7, script="/s.sh", api_key="k", admin_key="a")
+        assert set(backend.launch(request, "").secrets) == {"k", "a"}
+        assert backend.launch(LaunchRequest(model="m", port=7, script="/s.sh"), "").secrets == ()
+
+    def test_asks_for_facts_with_its_key_and_is_not_confused_by_the_answer(self, backend: Backend) -> None:
+        inquiries = backend.launch(LaunchRequest(model="m", port=7, script="/s.sh", api_key="k"), "").facts
+        assert inquiries
+        for inquiry in inquiries:
+            assert inquiry.call.method == "GET"
+            assert inquiry.call.headers == (("Authorization", "Bearer k"),)
+            assert inquiry.read(b"<html>not here</html>") == Facts()
+
+    def test_claims_nothing_for_what_runs_elsewhere(self, backend: Backend) -> None:
+        assert backend.claim(LaunchRequest(model="m", port=0, url="http://gpu:9000", device_mib=24576)) is None
+
     def test_says_what_to_write_instead_of_a_service(self, backend: Backend) -> None:
         with pytest.raises(LaunchError, match=r'cannot start m: .* use "script" or "command"'):
             backend.launch(LaunchRequest(model="m", port=7, service="m.service"), "")
 
 
-@pytest.mark.parametrize("backend", [OpenAI(), TabbyAPI()], ids=lambda backend: backend.kind)
-def test_a_path_is_refused_where_no_command_is_known(backend: Backend) -> None:
+def test_a_path_is_refused_where_no_command_is_known() -> None:
     with pytest.raises(LaunchError, match=r'cannot start m: .*use "command", "script" or "url"'):
-        backend.launch(LaunchRequest(model="m", port=7, path="/m"), "")
-
-
-def remote(request: LaunchRequest) -> LaunchSpec:
-    return OpenAI().launch(request, "")
+        OpenAI().launch(LaunchRequest(model="m", port=7, path="/m"), "")
 
 
 def test_a_remote_endpoint_is_asked_for_its_models() -> None:
     request = LaunchRequest(model="gpt", port=0, url="https://api.example.com/v1", model_name="gpt-x")
-    assert (remote(request).readiness.path, remote(request).served_name) == ("/v1/models", "gpt-x")
+    spec = OpenAI().launch(request, "")
+    assert (spec.readiness.path, spec.served_name) == ("/v1/models", "gpt-x")
+    facts = spec.facts[0].read(b'{"data":[{"id":"gpt-y","context_length":1},{"id":"gpt-x","context_length":8192}]}')
+    assert facts == Facts(context_length=8192, models=("gpt-y", "gpt-x"))
+
+
+def test_a_server_without_a_health_path_is_asked_for_its_models_with_its_key() -> None:
+    readiness = OpenAI().launch(LaunchRequest(model="m", port=7, command=("serve",), api_key="k"), "").readiness
+    assert (readiness.path, readiness.older_path) == ("/health", "/v1/models")
+    assert readiness.headers == (("Authorization", "Bearer k"),)
+
+
+@pytest.mark.parametrize("form", [{"script": "/s.sh"}, {"url": "http://gpu:9000"}])
+def test_a_configured_readiness_path_stands_alone(form: dict[str, str]) -> None:
+    request = LaunchRequest(model="m", port=7, ready_path="/up", **form)  # type: ignore[arg-type] # one of the forms
+    for backend in BACKENDS:
+        assert backend.launch(request, "").readiness.older_path is None
 
 
 @pytest.mark.parametrize(
@@ -198,41 +138,39 @@ def test_what_is_no_url_is_told_so(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rest", "signal"),
+    ("words", "value"),
     [
-        ('{"state":"loading","payload":{"stages":["text_model"],"current":"text_model","value":0.33}}',
-         Loading(fraction=0.33, stage="text_model")),
-        ('{"state":"loading","payload":{"stages":[],"current":"b","value":1}}', Loading(fraction=1.0, stage="b")),
-        ('{"state":"loading","payload":{"stage":"mmproj_model"}}', Loading(stage="mmproj_model")),
-        ('{"state":"loading","payload":{"current":"text_model","value":7}}', Loading(stage="text_model")),
-        ('{"state":"loading","payload":{"current":["x"],"value":true}}', Loading()),
-        ('{"state":"loading","payload":null}', None),
-        ('{"state":"ready","payload":{"id":"q"}}', Ready()),
-        ('{"state":"ready","payload":null}', Ready()),
-        ('{"state":"sleeping","payload":{}}', None),
-        ('{"state":"downloading","payload":{"url":"x","downloaded":1,"total":2}}', None),
-        ("[]", None),
-        ("{", None),
+        (("--share", "0.5"), "0.5"),
+        (("--share=0.5",), "0.5"),
+        (("--share=0.5", "--share", "0.6"), "0.6"),
+        (("--other", "1"), None),
+        (("--share",), ""),
+        (("--shared", "1"), None),
     ],
-)  # fmt: skip
-def test_llamacpps_child_lines(rest: str, signal: Signal | None) -> None:
-    assert read_llamacpp("cmd_child_to_router:state:" + rest) == signal
+)
+def test_an_option_of_the_user_is_found_on_the_command_line(words: tuple[str, ...], value: str | None) -> None:
+    assert option(LaunchRequest(model="m", port=7, path="/m", args=words), "--share") == value
+    assert option(LaunchRequest(model="m", port=7, command=("run", *words)), "--share") == value
 
 
-def test_other_lines_mean_nothing_to_llamacpp() -> None:
-    assert read_llamacpp('state:{"state":"ready"}') is None
+def test_an_option_may_be_written_with_underscores() -> None:
+    request = LaunchRequest(model="m", port=7, path="/m", args=("--gpu_memory_utilization=0.5",))
+    assert option(request, "--gpu-memory-utilization") == "0.5"
 
 
 @pytest.mark.parametrize(
-    ("line", "signal"),
-    [
-        ("Loading safetensors checkpoint shards:  25% Completed | 1/4", Loading(fraction=0.25, stage="weights")),
-        ("(W pid=7) Loading safetensors checkpoint shards: 100% Completed", Loading(fraction=1.0, stage="weights")),
-        ("Model loading took 7 GiB memory", None),
-    ],
-)  # fmt: skip
-def test_the_progress_of_safetensors(line: str, signal: Signal | None) -> None:
-    assert read_safetensors(line) == signal
+    ("value", "share"), [("0.5", 0.5), ("1", 1.0), ("0", None), ("1.5", None), ("x", None), ("nan", None), (None, None)]
+)
+def test_a_share_is_a_number_up_to_one(value: str | None, share: float | None) -> None:
+    assert fraction(value) == share
+
+
+@pytest.mark.parametrize(
+    ("binary", "is_it"),
+    [("python", True), ("/opt/v/bin/python3.12", True), ("/opt/python3/bin/vllm", False), ("pythonic", False)],
+)
+def test_an_interpreter_is_known_by_its_name(binary: str, is_it: bool) -> None:
+    assert is_python(binary) is is_it
 
 
 def test_all_backends_are_registered_under_their_kind() -> None:

@@ -1,12 +1,32 @@
-"""vLLM. Refuses names it wasn't given, so the name is part of its command line."""
+"""vLLM: `vllm serve`, or its server module where `binary` is an interpreter. Refuses names it wasn't given, so the name
+is part of its command line.
+
+Its `--help` takes ten seconds, so it isn't asked: every option here is at least as old as 0.6.4. Its engine process
+outlives a killed parent, which is why stopping means the whole process group, as it does for every server here.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
+from llm_router.backends import facts
 from llm_router.backends.base import LaunchRequest, LaunchSpec, StopPlan
-from llm_router.backends.command import HOST, Habits, plain_launch, server_name, started
-from llm_router.backends.signals import read_safetensors
+from llm_router.backends.command import (
+    HOST,
+    Asked,
+    Habits,
+    fraction,
+    is_python,
+    option,
+    plain_launch,
+    server_name,
+    started,
+)
+from llm_router.backends.signals import read_vllm
+
+_MEMORY = "--gpu-memory-utilization"
+_AUTOMATIC = 0.92  # config/cache.py, 0.33
 
 
 class VLLM:
@@ -19,26 +39,47 @@ class VLLM:
         name = server_name(request)
         if request.path is None:
             return plain_launch(request, _habits(request), served_name=name)
-        argv = (request.binary or "vllm", *_options(request))
-        return started(request, argv, _habits(request), served_name=name)
+        binary = request.binary or "vllm"
+        module = ("-m", "vllm.entrypoints.openai.api_server", "--model")
+        start = module if is_python(binary) else ("serve",)
+        return started(request, (binary, *start, request.path, *_options(request)), _habits(request), served_name=name)
 
     def claim(self, request: LaunchRequest) -> float | None:
-        return None
+        if request.url is not None or request.devices == ():
+            return None
+        return fraction(option(request, _MEMORY)) or _declared(request) or _AUTOMATIC
 
 
 def _habits(request: LaunchRequest) -> Habits:
     key = {"VLLM_API_KEY": request.api_key} if request.api_key else {}
     return Habits(
         ready_path="/health",
+        remote_ready_path="/health",  # it notices a dead engine; the listing doesn't
+        remote_older_path="/v1/models",  # what stands before it may let only /v1 through
         stop=StopPlan(grace_s=10.0),
-        read_line=read_safetensors,
+        read_line=read_vllm,
         env={"PYTHONUNBUFFERED": "1", **key},
+        facts=(
+            Asked(path="/v1/models", read=partial(facts.listing, name=server_name(request))),
+            Asked(path="/version", read=facts.version),
+        ),
     )
 
 
 def _options(request: LaunchRequest) -> Iterator[str]:
-    yield from ("serve", request.path or "", "--host", HOST, "--port", str(request.port))
-    yield from ("--served-model-name", server_name(request))
+    yield from ("--host", HOST, "--port", str(request.port), "--served-model-name", server_name(request))
+    yield "--enable-prompt-tokens-details"  # cached tokens in `usage`; costs nothing
     if request.context_length is not None:
         yield from ("--max-model-len", str(request.context_length))
+    share = _declared(request)
+    if share is not None and option(request, _MEMORY) is None:
+        yield from (_MEMORY, f"{share:.3f}")
     yield from request.args
+
+
+def _declared(request: LaunchRequest) -> float | None:
+    """The declared memory as a share of the device; None where one of the two is unknown. Everything vLLM takes is in
+    it. Never more than its own default: with a larger share it refuses to start, because a little is always in use."""
+    if request.memory_mib is None or request.device_mib is None or request.devices == ():
+        return None
+    return min(request.memory_mib / request.device_mib, _AUTOMATIC)
