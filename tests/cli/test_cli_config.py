@@ -13,9 +13,11 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from llm_router import __version__
+from llm_router.cli import commands
 from llm_router.cli.commands import app
 from llm_router.config import Config
 from llm_router.errors import ConfigError
+from llm_router.hardware.base import DeviceReading
 from llm_router.models import local, registry
 
 GOOD = '{"models": {"m": {"backend": "openai", "url": "http://127.0.0.1:1"}}}'
@@ -84,6 +86,20 @@ def test_check_prints_every_problem_and_is_1(tmp_path: Path) -> None:
     (line,) = result.stdout.splitlines()
     assert line == f'{path}:2: router_prt: there is no such key: did you mean "router_port"?'
     assert "1 problem; the router won't start" in result.stderr
+
+
+def test_check_holds_the_file_against_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Reader:
+        def read(self) -> dict[str, DeviceReading]:
+            return {"0": DeviceReading(device="0", total_mib=24000, free_mib=20000)}
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr(commands, "open_reader", Reader)
+    path = written(tmp_path, GOOD.replace("{", '{"memory": "30GiB", ', 1))
+    result = run("check", "-c", path)
+    assert result.exit_code == 1
+    assert "memory: device 0 has 24000 MiB, and models are allowed 30720" in result.stdout
 
 
 def test_check_as_json_has_every_field(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -21,6 +21,8 @@ from llm_router.cli.guard import EXIT_CODES, FAILED, Commands, exit_code
 from llm_router.config import check, examine, find, load
 from llm_router.config.problems import Problem
 from llm_router.errors import LlmRouterError
+from llm_router.hardware.base import DeviceReading
+from llm_router.hardware.reading import open_reader
 
 app = typer.Typer(
     cls=Commands,
@@ -70,7 +72,7 @@ def serve(
     path = find(config)
     given = {"host": host, "router_port": port}
     overrides = {key: value for key, value in given.items() if value is not None}
-    examined = examine(path, overrides=overrides, kinds=_backend_kinds())
+    examined = examine(path, overrides=overrides, kinds=_backend_kinds(), devices=_devices())
     if examined.config is None:
         load(path, overrides=overrides, kinds=_backend_kinds())  # raises, with the whole list
     assert examined.config is not None
@@ -99,12 +101,13 @@ def demo(port: Annotated[int, typer.Option(help="Port to listen on; 0 takes any 
 
 @app.command("check")
 def check_command(config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Print every mistake in the configuration, with line, key and what to write instead. Starts nothing.
+    """Print every mistake in the configuration, with line, key and what to write instead, and what can't fit on this
+    machine. Starts nothing.
 
     Exit codes: 0 no problems; 1 problems; 2 the file can't be read.
     """
     path = find(config)
-    problems = check(path, kinds=_backend_kinds())
+    problems = check(path, kinds=_backend_kinds(), devices=_devices())
     if as_json:
         print(json.dumps({"file": str(path), "problems": [_as_json(problem) for problem in problems]}, indent=2))
     else:
@@ -191,6 +194,14 @@ def _errors_as_json(wanted: bool) -> Iterator[None]:
 def _backend_kinds() -> set[str]:
     """Names alone; importing the backends is the composition root's business."""
     return {point.name for point in entry_points(group="llm_router.backends")}
+
+
+def _devices() -> Mapping[str, DeviceReading]:
+    reader = open_reader()
+    try:
+        return reader.read()
+    finally:
+        reader.close()
 
 
 def _as_json(problem: Problem) -> dict[str, Any]:
