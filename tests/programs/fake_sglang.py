@@ -4,7 +4,8 @@
 
 Started with or without the word `serve` (`python -m sglang.launch_server` has none). While it loads its port refuses;
 then it answers 503 with an empty body while it warms up; then `/ready` is 200. `/health` generates a token: it takes a
-second. A wrong model name is answered and echoed. The answer's own text names the model, so a test sees who it was.
+second, unless SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION=0 makes a flag check of it. A wrong model name is answered and
+echoed; the answer's text names the model, so a test sees who it was.
 
 Beside the engine's own options, and those of `fake_server`:
   --warmup-s S          503 for so long once the port is open (0.1)
@@ -113,7 +114,8 @@ class FakeSGLang(FakeServer):
             case "/ready" if not self.options.older:
                 await exchange.send(200 if self.is_ready and not self.is_leaving else 503, b"")
             case "/health" | "/health_generate":
-                if self.is_ready and not self.is_leaving:
+                flag = os.environ.get("SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION")
+                if self.is_ready and not self.is_leaving and (flag != "0" or "generate" in exchange.request.path):
                     await exchange.pause(HEALTH_S)
                 await exchange.send(200 if self.is_ready and not self.is_leaving else 503, b"")
             case "/v1/models":
@@ -237,7 +239,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         parser,
         values="--host --mem-fraction-static --max-total-tokens --max-running-requests --tp-size --base-gpu-id"
         " --quantization --dtype --kv-cache-dtype --reasoning-parser --tool-call-parser --chat-template --device"
-        " --attention-backend --log-level --admin-api-key --watchdog-timeout",
+        " --attention-backend --log-level --config --admin-api-key --watchdog-timeout",
         switches="--trust-remote-code --enable-metrics --enable-memory-saver --skip-server-warmup"
         " --stream-response-default-include-usage",
     )

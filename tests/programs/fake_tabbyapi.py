@@ -118,6 +118,8 @@ class FakeTabbyAPI(FakeServer):
             issues = [{"time": "2026-08-13T20:55:45", "description": issue} for issue in self.issues]
             about = {"status": "unhealthy" if issues else "healthy", "issues": issues}
             await exchange.json(503 if issues else 200, about)
+        elif path == "/.well-known/serviceinfo":
+            await exchange.json(200, {"version": 0.1, "software": {"name": "TabbyAPI"}})
         elif refusal := self.refusal(exchange, kind):
             await exchange.json(401, {"detail": refusal})
         elif exchange.request.method == "GET":
@@ -127,12 +129,12 @@ class FakeTabbyAPI(FakeServer):
 
     async def answer_get(self, exchange: Exchange) -> None:
         match exchange.request.path:
-            case "/v1/model" if self.loaded is None:
+            case "/v1/model" | "/props" if self.loaded is None:
                 await exchange.json(503, NO_MODEL)
             case "/v1/model":
                 parameters = {"max_seq_len": self.context, "cache_size": self.context, "cache_mode": "FP16"}
                 parameters |= {"rope_scale": 1.0, "max_batch_size": 4, "chunk_size": 2048, "use_vision": False}
-                await exchange.json(200, {**card(self.loaded), "parameters": parameters})
+                await exchange.json(200, {**card(self.name), "parameters": parameters})
             case "/v1/models" | "/v1/model/list":
                 is_admin = (
                     self.refusal(exchange, "admin") is None
@@ -140,8 +142,6 @@ class FakeTabbyAPI(FakeServer):
                 )
                 names = folders(self.options.model_dir) if is_admin else [self.loaded] if self.loaded else []
                 await exchange.json(200, {"object": "list", "data": [card(name) for name in names]})
-            case "/props" if self.loaded is None:
-                await exchange.json(503, NO_MODEL)
             case "/props":
                 await exchange.json(200, {"total_slots": 4, "default_generation_settings": {"n_ctx": self.context}})
             case "/v1/auth/permission":
@@ -299,8 +299,8 @@ class FakeTabbyAPI(FakeServer):
             end = reason if number == len(pieces) and not wanted else None
             yield {**head, "choices": [{"index": 0, **said, "finish_reason": end}]}
         if wanted:
-            said = {"delta": {}} if is_chat else {"text": ""}
-            choice = {"index": 0, **said, "finish_reason": reason}
+            last: Json = {"delta": {}} if is_chat else {"text": ""}
+            choice = {"index": 0, **last, "finish_reason": reason}
             yield {**head, "choices": [choice], "usage": self.usage(len(pieces))}
 
     def whole(self, exchange: Exchange, pieces: list[str], reason: str) -> Json:
