@@ -11,17 +11,21 @@ import pytest
 import uvicorn
 import uvloop
 from starlette.applications import Starlette
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 from wire import LIMIT, Bench, FakeDispatcher, FakeUpstream
 
 from llm_router.api.errors import render
 from llm_router.api.openai import TARGETS, inference
-from llm_router.relay import protocol
-from llm_router.relay.client import Pool
+from llm_router.relay import client, protocol
+from llm_router.relay.asgi import relay
 from llm_router.relay.exchange import Services
 from llm_router.relay.lease import Upstream
-from llm_router.relay.request import Model, Preferences
+from llm_router.relay.request import Kind, Model, Preferences, Target
 from llm_router.relay.status_text import Mode
 from llm_router.runtime.tasks import Tasks
+
+RAW = Target(kind=Kind.RAW, method=b"POST", path=b"/raw", model="m")
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
@@ -38,20 +42,37 @@ class _Server(uvicorn.Server):
         self.is_started.set()
 
 
+class _Raw:
+    """A route of which the relay knows nothing, as `/upstream/…` is."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await relay(self._services, RAW, scope, receive, send, limit=LIMIT)
+
+
 @pytest.fixture(params=["protocol", "asgi"])
 def sink(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
 @pytest.fixture
-async def bench(sink: str) -> AsyncIterator[Bench]:
+def patience_s() -> float:
+    """How long a silent server is waited for; what is late is so after a quarter of it."""
+    return 2.0
+
+
+@pytest.fixture
+async def bench(sink: str, patience_s: float, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
+    monkeypatch.setattr(client, "_SWEEP_S", patience_s / 10)
     dispatcher, upstream, tasks = FakeDispatcher(), FakeUpstream(), Tasks()
     backend = await asyncio.start_server(upstream.serve, "127.0.0.1", 0)
     backend_port = backend.sockets[0].getsockname()[1]
     dispatcher.upstream = Upstream(
         instance=1, model="m", host="127.0.0.1", port=backend_port, host_header=b"127.0.0.1:%d" % backend_port
     )
-    pool = Pool(spawn=tasks.spawn, timeout_s=2.0)
+    pool = client.Pool(spawn=tasks.spawn, timeout_s=patience_s, late_s=patience_s / 4)
     services = Services(
         dispatcher=dispatcher,
         pool=pool,
@@ -59,8 +80,9 @@ async def bench(sink: str) -> AsyncIterator[Bench]:
         render=render,
         preferences=Preferences(status=Mode.CONTENT),
     )
-    app = Starlette(routes=[route for route in inference(services, None, LIMIT) if "upstream" not in route.path])  # type: ignore[arg-type]
-    hot = TARGETS if sink == "protocol" else {}
+    routes = [route for route in inference(services, None, LIMIT) if "upstream" not in route.path]  # type: ignore[arg-type]
+    hot = {**TARGETS, b"/raw": RAW} if sink == "protocol" else {}
+    app = Starlette(routes=[*routes, Route("/raw", _Raw(services), methods=["POST"])])
     config = uvicorn.Config(
         app,
         port=0,
@@ -77,8 +99,8 @@ async def bench(sink: str) -> AsyncIterator[Bench]:
     try:
         yield bench
     finally:
-        for client in bench.clients:
-            client.close()
+        for talker in bench.clients:
+            talker.close()
         server.should_exit = True
         pool.close()
         backend.close()
