@@ -16,6 +16,7 @@ from streams import (
     LLAMACPP_USAGE,
     SGLANG,
     TABBY_PLAIN,
+    TABBY_USAGE,
     TABBY_USAGE_END,
     TIMINGS,
     USAGE,
@@ -684,6 +685,20 @@ def test_a_reply_gets_the_timings_that_its_server_lacks() -> None:
     assert found["timings"].keys() == {key for key in TIMINGS if key == "prompt_n" or not key.startswith("prompt")}
     del found["timings"]
     assert found == json.loads(reply(usage=USAGE))
+
+
+def test_tabbyapis_seconds_become_timings_in_a_whole_reply_too() -> None:
+    found = json.loads(rewritten(reply(usage=TABBY_USAGE), performance=True))
+    assert found["usage"] == USAGE
+    assert found["timings"].items() >= {"predicted_ms": 2831.0, "prompt_ms": 30.5, "predicted_n": 128}.items()
+    assert "[Performance: 45.2 tok/s | 128 tokens in 2.83s]" in found["choices"][0]["message"]["content"]
+
+
+def test_cached_tokens_leave_the_prompts_count() -> None:
+    usage = {**USAGE, "prompt_tokens_details": {"cached_tokens": 4}}
+    stream = VLLM.replace(json.dumps(USAGE, separators=(",", ":")).encode(), json.dumps(usage).encode())
+    timings = check_end(events_of(everywhere(stream)), include_usage=False)["timings"]
+    assert (timings["cache_n"], timings["prompt_n"]) == (4, 6)
 
 
 def test_the_short_way_and_the_long_way_say_the_same_of_a_reply() -> None:

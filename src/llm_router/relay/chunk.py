@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import msgspec
@@ -48,8 +49,9 @@ class Naming:
             top["model"] = self.asked
 
 
+@lru_cache(maxsize=1024)
 def naming(asked: str, *names: str | None) -> Naming | None:
-    """None where the names are the same, so that there is nothing to look for."""
+    """None where the names are the same, so that there is nothing to look for. Clients ask for few names, often."""
     known = {name for name in names if name is not None and name != asked}
     return Naming(asked, known) if known else None
 
