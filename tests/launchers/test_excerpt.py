@@ -30,11 +30,58 @@ Traceback (most recent call last):
   File "/opt/vllm/api.py", line 7, in main
 RuntimeError: Engine core initialization failed. See root cause above.
 """
+OUT_OF_MEMORY = (
+    "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 1.02 GiB. GPU 0 has a total capacity of 23.53 GiB "
+    "of which 512.00 MiB is free."
+)
+# vLLM 0.33.0: the engine's traceback comes twice, and the server's own says nothing.
+VLLM = f"""\
+(APIServer pid=1) INFO 11-22 18:38:20 [importing.py:68] Triton not installed or not compatible; cannot use its kernels
+(EngineCore pid=7) WARNING 11-22 18:38:28 [core.py:133] failed to import a plugin
+(EngineCore pid=7) ERROR 11-22 18:38:41 [core.py:1110] EngineCore failed to start.
+(EngineCore pid=7) ERROR 11-22 18:38:41 [core.py:1110] Traceback (most recent call last):
+(EngineCore pid=7) ERROR 11-22 18:38:41 [core.py:1110]   File "/opt/vllm/v1/engine/core.py", line 1101, in run
+(EngineCore pid=7) ERROR 11-22 18:38:41 [core.py:1110]     raise RuntimeError("cannot allocate")
+(EngineCore pid=7) ERROR 11-22 18:38:41 [core.py:1110]           ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+(EngineCore pid=7) ERROR 11-22 18:38:41 [core.py:1110] {OUT_OF_MEMORY}
+(EngineCore pid=7) Process EngineCore:
+(EngineCore pid=7) Traceback (most recent call last):
+(EngineCore pid=7)   File "/usr/lib/python3.12/multiprocessing/process.py", line 314, in _bootstrap
+(EngineCore pid=7)     self.run()
+(EngineCore pid=7) {OUT_OF_MEMORY}
+[rank0]:[W1122 18:38:41.123456789 ProcessGroupNCCL.cpp:1538] Warning: destroy_process_group() was not called: failure
+(APIServer pid=1) Traceback (most recent call last):
+(APIServer pid=1)   File "/usr/bin/vllm", line 10, in <module>
+(APIServer pid=1)     sys.exit(main())
+(APIServer pid=1) RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {{}}
+"""
+# SGLang 0.5.23: managers/scheduler.py run_scheduler_process
+SGLANG = f"""\
+[2026-11-22 18:38:28 TP0] Load weight begin. avail mem=23.11 GB
+[2026-11-22 18:38:41 TP0] Scheduler hit an exception: Traceback (most recent call last):
+  File "/opt/sglang/srt/managers/scheduler.py", line 3012, in run_scheduler_process
+    raise RuntimeError(f"Not enough memory. Please try to increase --mem-fraction-static.")
+{OUT_OF_MEMORY}
+
+[2026-11-22 18:38:41] Received sigquit from a child process. It usually means the child failed.
+"""
+TABBY = """\
+INFO:     Your API key is: ***
+2026-11-22 10:00:00.123 INFO:     Loading with autosplit
+ERROR:    Traceback (most recent call last):
+ERROR:      File "/opt/tabbyAPI/main.py", line 186, in entrypoint
+ERROR:        asyncio.run(entrypoint_async())
+ERROR:    FileNotFoundError: Could not find the model path for load. Check model name or config.yml?
+"""
 
 
 @pytest.mark.parametrize(
     ("log", "expected"),
     [
+        (VLLM, [OUT_OF_MEMORY]),
+        (SGLANG, [OUT_OF_MEMORY]),
+        (TABBY, ["FileNotFoundError: Could not find the model path for load. Check model name or config.yml?"]),
+        ("INFO 11-22 10:00:00 [a.py:1] nothing found\nWARNING: it failed\n", ["it failed"]),
         (
             LLAMA_BAD_FILE,
             [
