@@ -16,7 +16,8 @@ from llm_router.cli.commands import app
 from llm_router.config import check
 
 PAGES = pytest.mark.parametrize("page", pages.pages(), ids=lambda page: str(page.relative_to(pages.ROOT)))
-KINDS = {"llamacpp", "openai", "sglang", "tabbyapi", "vllm"}
+# `acme` is the example of a backend in another package.
+KINDS = {"acme", "llamacpp", "openai", "sglang", "tabbyapi", "tabbyapi-exl2", "vllm"}
 
 
 @PAGES
