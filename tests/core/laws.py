@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import combinations
 
 from llm_router.core.commands import (
     CancelTimer,
@@ -21,11 +22,14 @@ from llm_router.core.commands import (
     StopInstance,
 )
 from llm_router.core.events import (
+    DeviceMeasured,
     Event,
     InstanceAdopted,
     InstanceGone,
     InstanceReady,
     LoadRequested,
+    MemoryMeasured,
+    ModelsChanged,
     RequestArrived,
     RequestClass,
     RequestClosed,
@@ -36,7 +40,7 @@ from llm_router.core.events import (
     UnloadRequested,
 )
 from llm_router.core.scheduler import Scheduler
-from llm_router.core.specs import ModelSpec, PolicySpec
+from llm_router.core.specs import ANY_DEVICE, HOST, ModelSpec, PolicySpec
 
 _ROUNDING_S = 1e-6
 
@@ -46,6 +50,11 @@ class Server:
     model: str
     state: str = "starting"  # starting, ready, suspect, stopping
     adopted: bool = False
+    reserved: dict[str, int | None] = field(default_factory=dict)  # by device; None: the whole of it
+    seats: frozenset[str] = frozenset()
+    launch_key: str = ""
+    is_outdated: bool = False
+    since: float = float("-inf")
     leases: set[int] = field(default_factory=set)
     promised: set[int] = field(default_factory=set)
     last_grant_at: float = float("-inf")
@@ -57,8 +66,10 @@ class Witness:
 
     def __init__(self, models: Mapping[str, ModelSpec], policy: PolicySpec) -> None:
         self.scheduler = Scheduler(models, policy)
-        self.models = models
+        self.models = dict(models)
         self.policy = policy
+        self.budgets = dict(policy.budgets)
+        self.ran_out: set[str] = set()
         self.waiting: dict[int, str] = {}
         self.open: dict[int, int] = {}
         self.ended: set[int] = set()
@@ -66,6 +77,7 @@ class Witness:
         self.timers: dict[TimerKey, float] = {}
         self.paused_until: dict[str, float] = {}
         self.shutting_down = False
+        self.classes: set[RequestClass] = set()
         self.history: list[tuple[Event, tuple[Command, ...]]] = []
 
     def handle(self, event: Event) -> list[Command]:
@@ -89,6 +101,7 @@ class Witness:
             case RequestArrived():
                 assert event.request not in self.waiting | self.open and event.request not in self.ended
                 self.waiting[event.request] = event.model
+                self.classes.add(event.request_class)
             case RequestClosed():
                 self._close(event)
             case InstanceReady():
@@ -96,7 +109,13 @@ class Witness:
             case InstanceGone():
                 self._note_gone(event)
             case InstanceAdopted():
-                self.servers.setdefault(event.instance, Server(event.model, adopted=True))
+                self._adopt(event)
+            case MemoryMeasured():
+                self._measure(event)
+            case DeviceMeasured():
+                self._measure_device(event)
+            case ModelsChanged():
+                self._change_models(event)
             case LoadRequested() | UnloadRequested():
                 self._note_wish(event)
             case TimerFired():
@@ -109,13 +128,57 @@ class Witness:
         if server is None or server.state == "stopping":
             return
         if server.state == "starting":
+            server.since = event.at
+            self.ran_out.discard(server.model)
             server.promised = {request for request, model in self.waiting.items() if model == server.model}
         server.state = "ready"
 
     def _note_gone(self, event: InstanceGone) -> None:
         server = self.servers.pop(event.instance, None)
-        if server is not None and server.state == "starting" and not server.adopted:
-            self.paused_until[server.model] = event.at + self.policy.backoff_base_s
+        if server is None or server.state != "starting" or server.adopted:
+            return
+        if event.out_of_memory and server.model not in self.ran_out:
+            self.ran_out.add(server.model)
+            return
+        self.ran_out.discard(server.model)
+        self.paused_until[server.model] = event.at + self.policy.backoff_base_s
+
+    def _adopt(self, event: InstanceAdopted) -> None:
+        if event.instance in self.servers:
+            return
+        spec = self.models.get(event.model, ModelSpec(name=event.model))
+        devices = event.devices or spec.devices or tuple(self.budgets)
+        need = spec.footprint_mib
+        reserved = {} if need == 0 else {name: None if need is None else -(-need // len(devices)) for name in devices}
+        self.servers[event.instance] = Server(
+            event.model, adopted=True, reserved=reserved, seats=spec.seats, launch_key=spec.launch_key
+        )
+
+    def _measure(self, event: MemoryMeasured) -> None:
+        server = self.servers.get(event.instance)
+        if server is None or not server.reserved:
+            return
+        used = {name: mib for name, mib in event.used_mib.items() if name in self.budgets}
+        if HOST not in server.reserved:
+            used.pop(HOST, None)
+        spec = self.models.get(server.model)
+        if server.state == "starting" or (spec is not None and spec.is_declared):
+            if None not in server.reserved.values():
+                names = {**server.reserved, **used}
+                server.reserved = {name: max(used.get(name, 0), server.reserved.get(name) or 0) for name in names}
+        elif used:
+            server.reserved = {**dict.fromkeys(server.reserved, 0), **used}
+
+    def _measure_device(self, event: DeviceMeasured) -> None:
+        configured = self.policy.budgets[event.device]
+        available = 0 if event.available_mib is None else event.available_mib
+        self.budgets[event.device] = available if configured is None else min(configured, available)
+
+    def _change_models(self, event: ModelsChanged) -> None:
+        self.models = dict(event.models)
+        for server in self.servers.values():
+            spec = self.models.get(server.model)
+            server.is_outdated = spec is None or spec.launch_key != server.launch_key
 
     def _note_wish(self, event: LoadRequested | UnloadRequested) -> None:
         unload = isinstance(event, UnloadRequested)
@@ -184,20 +247,33 @@ class Witness:
         assert command.instance not in self.servers
         assert all(s.model != command.model for s in self.servers.values()), "two instances of one model"
         assert at >= self.paused_until.get(command.model, at), "a start right after a failed load"
-        beside = [s for s in self.servers.values() if self._footprint(s.model) != 0]
-        if spec.footprint_mib != 0:
-            assert all(s.state != "starting" for s in beside), "two starts at a time"
-            self._must_fit([spec.footprint_mib, *(self._footprint(s.model) for s in beside)])
-        self.servers[command.instance] = Server(command.model)
+        reserved = {name: command.reserved_mib.get(name) for name in command.devices}
+        assert reserved.keys() >= command.reserved_mib.keys()
+        assert (spec.footprint_mib != 0) == bool(reserved), "memory without a device, or the other way round"
+        if spec.devices is not None and reserved and ANY_DEVICE not in self.budgets:
+            assert set(command.devices) == set(spec.devices), "not on the devices that it names"
+        for server in self.servers.values():
+            assert server.seats.isdisjoint(spec.seats), "a seat for two"
+            shares = not reserved.keys().isdisjoint(server.reserved)
+            assert not (shares and server.state == "starting"), "two starts at a time on one device"
+        for name, need in reserved.items():
+            tenants = [(s.model, s.reserved[name]) for s in self.servers.values() if name in s.reserved]
+            self._must_fit([*tenants, (command.model, need)], self.budgets[name])
+        self.servers[command.instance] = Server(
+            command.model, reserved=reserved, seats=spec.seats, launch_key=spec.launch_key
+        )
 
-    def _must_fit(self, footprints: list[int | None]) -> None:
-        if len(footprints) > 1:
-            assert None not in footprints and self.policy.budget_mib is not None, "a whole-device model has company"
-        if self.policy.budget_mib is not None:
-            assert sum(f or 0 for f in footprints) <= self.policy.budget_mib, "more reserved than there is"
+    def _must_fit(self, tenants: list[tuple[str, int | None]], budget: int | None) -> None:
+        pairs = list(combinations(tenants, 2))
+        for (one, one_needs), (other, other_needs) in pairs:
+            if budget is None or one_needs is None or other_needs is None:
+                assert self._are_companions(one, other), "a whole-device model has company"
+        if budget is not None and not (pairs and all(self._are_companions(a, b) for (a, _), (b, _) in pairs)):
+            assert sum(need or 0 for _, need in tenants) <= budget, "more reserved than there is"
 
-    def _footprint(self, model: str) -> int | None:
-        return self.models[model].footprint_mib if model in self.models else None
+    def _are_companions(self, one: str, other: str) -> bool:
+        pairs = ((self.models.get(one), other), (self.models.get(other), one))
+        return any(spec is not None and name in spec.companions for spec, name in pairs)
 
     def _stop(self, command: StopInstance, at: float) -> None:
         server = self.servers[command.instance]
@@ -206,10 +282,11 @@ class Witness:
             assert at - server.last_grant_at >= self.policy.drain_timeout_s - _ROUNDING_S, (
                 "stopped before its drain deadline"
             )
-        assert not server.promised & self.waiting.keys(), "left without serving whom it was started for"
+        if at < server.since + self.policy.drain_timeout_s:
+            assert not server.promised & self.waiting.keys(), "left without serving whom it was started for"
         spec = self.models.get(server.model)
         if spec is not None and spec.pinned and spec.idle_timeout_s is None and not server.adopted:
-            assert server.unload_wanted, "a pinned model was evicted"
+            assert server.unload_wanted or server.is_outdated, "a pinned model was evicted"
         server.state = "stopping"
 
     def _cuts_come_with_a_stop(self, commands: list[Command]) -> None:
@@ -233,7 +310,9 @@ class Witness:
             self._is_explained(model, [request for request, wanted in self.waiting.items() if wanted == model])
             assert not self._could_be_granted(model), "waits in front of a free place"
         staying = {id_ for id_, server in self.servers.items() if server.state != "stopping"}
-        assert {key.subject for key in self.timers} <= staying, "a timer of an instance that is leaving or gone"
+        assert {key.subject for key in self.timers if key.kind is not TimerKind.ROOM} <= staying, (
+            "a timer of an instance that is leaving or gone"
+        )
         for instance, server in self.servers.items():
             assert set(self.scheduler.leases_of(instance)) == server.leases
         for request in (*self.open, *list(self.ended)[-3:]):
@@ -241,18 +320,21 @@ class Witness:
 
     def _is_explained(self, model: str, queue: list[int]) -> None:
         """The first and the last speak for those between them."""
-        for position in {0, len(queue) - 1}:
-            wait = self.scheduler.wait_of(queue[position])
+        for index in {0, len(queue) - 1}:
+            wait = self.scheduler.wait_of(queue[index])
             assert wait is not None and wait.reason and wait.model == model
-            assert wait.position == position
+            assert 0 <= wait.position < len(queue)
+            assert len(self.classes) > 1 or wait.position == index
             assert "another model" not in wait.reason, "a reason that names nobody"
 
     def _could_be_granted(self, model: str) -> bool:
         """A free place on an instance that serves. If its turn were over, it would be draining."""
+        if self.policy.concurrency is not None and len(self.open) >= self.policy.concurrency:
+            return False
         return any(
             s.model == model
             and s.state == "ready"
-            and not s.unload_wanted
+            and not (s.unload_wanted or s.is_outdated)
             and TimerKey(TimerKind.DRAIN, id_) not in self.timers
             and len(s.leases) < (self.models[model].concurrency or 10**9)
             for id_, s in self.servers.items()

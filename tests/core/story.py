@@ -22,11 +22,14 @@ from llm_router.core.commands import (
     StopInstance,
 )
 from llm_router.core.events import (
+    DeviceMeasured,
     Event,
     InstanceAdopted,
     InstanceGone,
     InstanceReady,
     LoadRequested,
+    MemoryMeasured,
+    ModelsChanged,
     RequestArrived,
     RequestClass,
     RequestClosed,
@@ -51,6 +54,11 @@ def model(
     priority: int = 0,
     pinned: bool = False,
     unusable: str | None = None,
+    devices: tuple[str, ...] | None = None,
+    seats: frozenset[str] | set[str] = frozenset(),
+    companions: frozenset[str] | set[str] = frozenset(),
+    is_declared: bool = False,
+    launch_key: str = "",
 ) -> ModelSpec:
     return ModelSpec(
         name=name,
@@ -60,14 +68,20 @@ def model(
         priority=priority,
         pinned=pinned,
         unusable=unusable,
+        devices=devices,
+        seats=frozenset(seats),
+        companions=frozenset(companions),
+        is_declared=is_declared,
+        launch_key=launch_key,
     )
 
 
 class Story:
     """`ask` and the other verbs happen now; `run_for` and `run` let time pass until what is due has happened.
 
-    Loads take `LOAD_S` and work, unless the model is in `broken` (then they fail with that text); stops take `STOP_S`;
-    checks are answered at once, by whether the instance is in `dead`. `takes`: how long a granted request runs.
+    Loads take `LOAD_S` (or what `load_times` says) and work, unless the model is in `broken` (then they fail with that
+    text) or in `out_of_memory_once` (then the next one fails for want of memory); stops take `STOP_S`; checks are
+    answered at once, by whether the instance is in `dead`. `takes`: how long a granted request runs.
     """
 
     def __init__(self, *models: ModelSpec, policy: PolicySpec | None = None) -> None:
@@ -75,11 +89,15 @@ class Story:
         self.witness = Witness({spec.name: spec for spec in models}, policy)
         self.now = 1000.0
         self.broken: dict[str, str] = {}
+        self.load_times: dict[str, float] = {}
+        self.out_of_memory_once: set[str] = set()
         self.dead: set[int] = set()
         self.started: list[str] = []
         self.stopped: list[str] = []
+        self.starts: list[StartInstance] = []
         self.granted_at: dict[int, float] = {}
         self.rejections: dict[int, RejectRequest] = {}
+        self.rejected_at: dict[int, float] = {}
         self.cut: list[int] = []
         self.checked: list[int] = []
         self._takes: dict[int, float] = {}
@@ -90,11 +108,18 @@ class Story:
 
     # What people and programs do.
 
-    def ask(self, model: str, *, takes: float | None = None, background: bool = False) -> int:
+    def ask(
+        self,
+        model: str,
+        *,
+        takes: float | None = None,
+        background: bool = False,
+        request_class: RequestClass = RequestClass.NORMAL,
+    ) -> int:
         request = next(self._numbers)
         if takes is not None:
             self._takes[request] = takes
-        request_class = RequestClass.TASK if background else RequestClass.NORMAL
+        request_class = RequestClass.TASK if background else request_class
         self.post(RequestArrived(at=self.now, request=request, model=model, request_class=request_class))
         return request
 
@@ -117,6 +142,17 @@ class Story:
         self.post(InstanceAdopted(at=self.now, instance=instance, model=model))
         if self.witness.servers[instance].state == "starting":
             self._answer(InstanceReady(at=self.now + ready_after_s, instance=instance))
+
+    def measure(self, model: str, **used_mib: int) -> None:
+        """What the model's instance holds, by device (their names with a "d" in front: `d0=7`)."""
+        used = {name.removeprefix("d"): mib for name, mib in used_mib.items()}
+        self.post(MemoryMeasured(at=self.now, instance=self.instance_of(model), used_mib=used))
+
+    def measure_device(self, device: str, available_mib: int | None) -> None:
+        self.post(DeviceMeasured(at=self.now, device=device, available_mib=available_mib))
+
+    def configure(self, *models: ModelSpec) -> None:
+        self.post(ModelsChanged(at=self.now, models={spec.name: spec for spec in models}))
 
     def shut_down(self) -> None:
         self.post(ShutdownRequested(at=self.now))
@@ -178,14 +214,14 @@ class Story:
                     self._schedule(RequestClosed(at=self.now + self._takes[request], request=request))
             case RejectRequest(request=request):
                 self.rejections[request] = command
+                self.rejected_at[request] = self.now
             case CutRequest(request=request):
                 self.cut.append(request)
                 self._schedule(RequestClosed(at=self.now, request=request))
             case StartInstance(instance=instance, model=name):
                 self.started.append(name)
-                at, error = self.now + LOAD_S, self.broken.get(name)
-                ready = InstanceReady(at=at, instance=instance)
-                self._answer(ready if error is None else InstanceGone(at=at, instance=instance, error=error))
+                self.starts.append(command)
+                self._answer(self._outcome(instance, name))
             case StopInstance(instance=instance):
                 self.stopped.append(self.witness.servers[instance].model)
                 self._answer(InstanceGone(at=self.now + STOP_S, instance=instance))
@@ -199,6 +235,16 @@ class Story:
                 self._schedule(self._timers[timer])
             case CancelTimer(timer=timer):
                 self._forget(self._timers.pop(timer, None))
+
+    def _outcome(self, instance: int, name: str) -> InstanceReady | InstanceGone:
+        at = self.now + self.load_times.get(name, LOAD_S)
+        if name in self.out_of_memory_once:
+            self.out_of_memory_once.remove(name)
+            return InstanceGone(at=at, instance=instance, error="CUDA out of memory", out_of_memory=True)
+        error = self.broken.get(name)
+        if error is not None:
+            return InstanceGone(at=at, instance=instance, error=error)
+        return InstanceReady(at=at, instance=instance)
 
     def _answer(self, event: InstanceReady | InstanceGone) -> None:
         """The newest answer about an instance replaces one that was still to come."""

@@ -301,9 +301,8 @@ class TestTurns:
         assert story.state_of("a") == "draining"
 
     def test_who_becomes_idle_leaves_instead_of_who_was_told_to(self) -> None:
-        story = Story(
-            model("a", 10), model("b", 10), model("c", 10), policy=PolicySpec(budgets={"gpu": 20}, patience_s=5)
-        )
+        policy = PolicySpec(budgets={"gpu": 20}, patience_s=5, patience_per_load=0)
+        story = Story(model("a", 10), model("b", 10), model("c", 10), policy=policy)
         resident(story, "a", "b")
         story.ask("a")
         story.run_for(1)

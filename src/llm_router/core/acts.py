@@ -18,7 +18,7 @@ from llm_router.core.commands import (
     StopInstance,
 )
 from llm_router.core.events import TimerKey, TimerKind
-from llm_router.core.state import Instance, Lifecycle, ModelState, State
+from llm_router.core.state import Instance, Lifecycle, ModelState, Reserved, State
 
 
 class Acts:
@@ -32,9 +32,11 @@ class Acts:
         self._state.open_lease(instance, request, at)
         self.commands.append(GrantRequest(request=request, instance=instance.id))
 
-    def start(self, model: ModelState, at: float) -> None:
-        instance = self._state.new_instance(model, at)
-        self.commands.append(StartInstance(instance=instance.id, model=model.name, devices=(), reserved_mib={}))
+    def start(self, model: ModelState, placement: Reserved, at: float) -> None:
+        instance = self._state.new_instance(model, placement, at)
+        known_mib = {name: need for name, need in placement.items() if need is not None}
+        start = StartInstance(instance=instance.id, model=model.name, devices=tuple(placement), reserved_mib=known_mib)
+        self.commands.append(start)
 
     def stop(self, instance: Instance) -> None:
         self.cancel_timers(instance)
@@ -67,6 +69,14 @@ class Acts:
     def cancel_timers(self, instance: Instance) -> None:
         for kind in list(instance.timers):
             self.cancel_timer(instance, kind)
+
+    def set_room_timer(self, at: float | None) -> None:
+        timer = TimerKey(TimerKind.ROOM, 0)
+        if at is None and self._state.room_timer is not None:
+            self.commands.append(CancelTimer(timer=timer))
+        elif at is not None and at != self._state.room_timer:
+            self.commands.append(SetTimer(timer=timer, at=at))
+        self._state.room_timer = at
 
     def check(self, instance: Instance) -> None:
         """It is suspect from now on; asked once, until it answers."""

@@ -26,16 +26,18 @@ class RequestClass(Enum):
 
 class TimerKind(Enum):
     """PATIENCE: look again whether the resident's turn is over. DRAIN: the drain deadline of an instance.
-    IDLE: the idle time-out of an instance. (A back-off needs none: nothing waits for its end.)"""
+    IDLE: the idle time-out of an instance. ROOM: other programs have held a device's memory for too long; its subject
+    is 0. (A back-off needs none: nothing waits for its end.)"""
 
     PATIENCE = "patience"
     DRAIN = "drain"
     IDLE = "idle"
+    ROOM = "room"
 
 
 @dataclass(frozen=True, slots=True)
 class TimerKey:
-    """Names a timer: setting the same key again replaces it. `subject`: an instance id."""
+    """Names a timer: setting the same key again replaces it. `subject`: an instance id, or 0."""
 
     kind: TimerKind
     subject: int

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import assert_never
 
 from llm_router.core.acts import Acts
+from llm_router.core.changes import Changes
 from llm_router.core.commands import Refusal
 from llm_router.core.events import (
     DeviceMeasured,
@@ -24,11 +25,12 @@ from llm_router.core.events import (
     RequestClosed,
     ShutdownRequested,
     TimerFired,
+    TimerKind,
     UnloadRequested,
 )
 from llm_router.core.policy import backoff_s, expected_wait_s
 from llm_router.core.specs import ModelSpec, PolicySpec
-from llm_router.core.state import Failure, Instance, Lifecycle, ModelState, State
+from llm_router.core.state import Failure, Instance, Lifecycle, ModelState, State, Wish
 
 # How much the newest load counts in the learned load time.
 _NEWEST_LOAD_WEIGHT = 0.5
@@ -39,6 +41,7 @@ class Intake:
         self._state = state
         self._policy = policy
         self._acts = acts
+        self._changes = Changes(state, acts)
 
     def note(self, event: Event) -> None:
         match event:
@@ -61,7 +64,7 @@ class Intake:
             case ShutdownRequested():
                 self._state.shutting_down = True
             case MemoryMeasured() | DeviceMeasured() | ModelsChanged():
-                pass
+                self._changes.note(event)
             case _:
                 assert_never(event)
 
@@ -91,12 +94,11 @@ class Intake:
             detail = f"cannot queue the request: {len(self._state.waiting)} are waiting already; try again later"
             self._acts.reject(request, Refusal.QUEUE_FULL, detail, wait_s)
         else:
-            self._state.enqueue(model, request, event.at)
+            self._state.enqueue(model, request, event.at, event.request_class)
 
-    @staticmethod
-    def _able_to_serve(model: ModelState, event: RequestArrived) -> Instance | None:
+    def _able_to_serve(self, model: ModelState, event: RequestArrived) -> Instance | None:
         instance = model.instance
-        if instance is None or not instance.can_grant(event.at):
+        if instance is None or not instance.can_grant(event.at) or not self._state.has_place:
             return None
         is_allowed = event.request_class is not RequestClass.TASK or instance.turn_ends_at is None
         return instance if is_allowed else None
@@ -124,8 +126,8 @@ class Intake:
         instance.ready_at = instance.last_used_at = event.at
         model = instance.model
         model.failure = None
-        for waiting in model.queue.values():
-            waiting.promised_by = instance.id
+        model.ran_out = False
+        instance.promised_until = self._state.last_order
         if not instance.is_adopted:
             took_s = event.at - instance.since
             known_s = took_s if model.load_s is None else model.load_s
@@ -133,7 +135,7 @@ class Intake:
 
     def _note_gone(self, event: InstanceGone) -> None:
         """1. It was told to leave, or it was adopted and never answered: nothing to hold against the model.
-        2. It never became ready: a failed load.
+        2. It never became ready: a failed load; but the first one for want of memory is repeated with more room.
         3. It crashed: forgiven once, so that who waits starts it again; but crashing again soon without having served
            anything is as good as a failed load.
         """
@@ -150,6 +152,11 @@ class Intake:
         if was is Lifecycle.STOPPING or (was is Lifecycle.STARTING and instance.is_adopted):  # 1
             return
         if was is Lifecycle.STARTING:  # 2
+            if event.out_of_memory:
+                self._changes.raise_footprint(instance)
+                if not model.ran_out:
+                    model.ran_out = True
+                    return
             self._note_failure(model, event.error or f"{model.name} ended before it was ready", event.at)
             return
         crashed_before = model.crashed_at is not None and event.at - model.crashed_at <= self._policy.backoff_max_s  # 3
@@ -159,6 +166,7 @@ class Intake:
 
     def _note_failure(self, model: ModelState, error: str, at: float) -> None:
         model.failed_loads += 1
+        model.ran_out = False
         pause_s = backoff_s(model.failed_loads, self._policy)
         model.failure = Failure(error, at + pause_s)
         model.load_wish = None
@@ -169,8 +177,8 @@ class Intake:
         """One too many, or of a model that isn't configured any more: it is told to leave, and counts until it has."""
         if event.instance in self._state.live:
             return
-        model = self._state.models.get(event.model) or ModelState(ModelSpec(name=event.model))
-        instance = self._state.add_instance(event.instance, model, event.at)
+        model = self._state.models.get(event.model) or self._state.new_model(ModelSpec(name=event.model))
+        instance = self._state.add_instance(event.instance, model, self._changes.adopted(model, event), event.at)
         instance.is_adopted = True
         if self._state.models.get(event.model) is not model or model.instance is not instance:
             self._acts.stop(instance)
@@ -182,9 +190,9 @@ class Intake:
             return
         model.failure = None
         if model.load_wish is None:
-            model.load_wish = self._state.age(event.at)
+            model.load_wish = Wish(event.at, self._state.next_order())
         if model.instance is not None:
-            model.instance.unload_wanted = False
+            model.instance.unload_wanted = model.instance.is_outdated
 
     def _note_unload(self, event: UnloadRequested) -> None:
         model = self._state.models.get(event.model)
@@ -196,5 +204,7 @@ class Intake:
 
     def _note_timer(self, event: TimerFired) -> None:
         instance = self._state.live.get(event.timer.subject)
-        if instance is not None:
+        if event.timer.kind is TimerKind.ROOM:
+            self._state.room_timer = None
+        elif instance is not None:
             instance.timers.pop(event.timer.kind, None)

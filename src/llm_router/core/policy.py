@@ -1,73 +1,118 @@
-"""Whose turn it is: the order of the waiting models, whose room the next one needs, and the pauses after failures.
+"""The rules about time: who is more urgent, how long a turn lasts, how long a request can wait at most, and the pauses
+after failures. Pure functions over `state`; counterparts: `planning` and `placement`, which know about room.
 
-Pure functions over `state`: they read and answer, `scheduler` acts. Counterpart: `placement`, which knows only room.
+THE BOUND. A request that isn't refused is granted within
+
+    overtaking + (1 + rivals) × leave + Σ rivals' loads + own load          (each load twice where it may be repeated)
+
+    overtaking = background_handicap_s + 2 × priority_most_s + switch_share_most_s
+    leave      = turn + promises + drain_timeout_s + stop
+    turn       = max(patience, min_residency_s)
+    patience   = max(patience_s, min(patience_per_load × the dearest load, patience_most_s))
+    promises   = drain_timeout_s if a model has a limited concurrency, else 0
+
+whatever the arrivals, lengths, cancellations, classes and priorities, for `rivals` other models that want the same
+room.
+Why it holds:
+
+- *Bounded overtaking.* Models go by the earliest virtual deadline among their requests: arrival + handicap of the class
+  − bonus of the priority + share of the load time. Each term but the arrival is bounded, so nothing that arrives later
+  than `overtaking` after a request can come before it.
+- *One switch for each rival.* A model that becomes ready has promised itself to all that wait for it at that moment. So
+  once the overtaking is over, each rival has older requests for one more switch at most; and who was evicted for a
+  model comes after it, whatever its urgency.
+- *Bounded switches.* A resident whose room is needed leaves after its turn, counted from the arrival of whoever needs
+  it or from its own readiness; then it keeps its promises, no longer than the drain time-out; then it drains, no longer
+  than that either. Nobody behind takes a device that somebody in front needs.
+
+It doesn't count what isn't a switch: with a limited concurrency, a request that isn't served in its model's turn
+because so many are in front of it waits another round; and global places that long requests take, servers that crash,
+and devices whose memory other programs take add their own time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Sequence
 
-from llm_router.core.placement import cheapest_eviction
+from llm_router.core.eviction import UNKNOWN_LOAD_S, residency_end
 from llm_router.core.specs import PolicySpec
-from llm_router.core.state import Age, Instance, Lifecycle, ModelState, State
+from llm_router.core.state import Instance, Lifecycle, ModelState, State
 
-# Before the first load of a model was seen. Only for the Retry-After of a full queue.
-_UNKNOWN_LOAD_S = 30.0
 _SHORTEST_RETRY_S = 1.0
 # 2 ** 30 times any pause is beyond every cap; without a limit the float overflows one day.
 _MOST_DOUBLINGS = 30
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What the device is heading for.
+def overtaking_s(policy: PolicySpec) -> float:
+    """Whoever arrives later than this after a request can't be more urgent. Seconds."""
+    handicap_s = max(policy.normal_handicap_s, policy.background_handicap_s)
+    return handicap_s + 2 * policy.priority_most_s + policy.switch_share_most_s
 
-    `order`: the models that wait for room on the device, the next one first.
-    `victims`: the instances whose room the next one needs, by id, each with the time since when someone has needed it.
+
+def wait_bound_s(
+    policy: PolicySpec,
+    *,
+    own_load_s: float,
+    rival_loads_s: Sequence[float] = (),
+    stop_s: float = 0.0,
+    limited: bool = True,
+    attempts: int = 1,
+    rounds: int = 1,
+) -> float:
+    """The bound above, in seconds. `rival_loads_s`: the longest load of each other model that wants the same room.
+    `stop_s`: the longest stop. `limited`: whether any of the models has a limited concurrency. `attempts`: 2 where a
+    load may fail for want of memory and be repeated. `rounds`: turns of its own model until the request is served: the
+    requests in front of it, divided by the concurrency, plus one."""
+    dearest_s = max((*rival_loads_s, own_load_s))
+    turn_s = max(policy.patience_s, min(policy.patience_per_load * dearest_s, policy.patience_most_s))
+    turn_s = max(turn_s, policy.min_residency_s)
+    leave_s = turn_s + policy.drain_timeout_s * (2 if limited else 1) + stop_s
+    switches_s = (1 + len(rival_loads_s)) * leave_s + sum(rival_loads_s) + own_load_s
+    return overtaking_s(policy) + rounds * attempts * switches_s
+
+
+def urgency(model: ModelState, policy: PolicySpec) -> tuple[float, int]:
+    """The model's virtual deadline: the smaller, the sooner it comes; then the order of arrival.
+
+    A load wish counts as a normal request.
     """
-
-    order: tuple[ModelState, ...]
-    victims: Mapping[int, float]
-
-    @property
-    def target(self) -> ModelState | None:
-        return self.order[0] if self.order else None
-
-
-def plan_switch(state: State, policy: PolicySpec) -> Plan:
-    """Who comes next and who leaves for it.
-
-    1. The order is by priority, then by age. Who was evicted goes behind all others until the room was used: else a
-       high priority would take back at once what its turn has lost, and the evicting model would never come.
-    2. The next one's victims are the cheapest set. Residents that don't even fit among themselves (adopted ones under
-       a changed configuration) lose their cheapest set too.
-    3. While a start is running nobody new is asked to leave: the next switch couldn't begin, and meanwhile they serve.
-    """
-    order = tuple(sorted((m for m in state.in_need() if m.competes), key=lambda model: _rank(model, state)))
-    residents = [i for i in state.live.values() if i.model.competes and not i.is_leaving_anyway]
-    victims = {victim.id: float("-inf") for victim in cheapest_eviction(residents, (), policy.budget_mib)}
-    for model in order:
-        needed_since = (model.wanted_since or (0.0, 0))[0]
-        for victim in cheapest_eviction(residents, (model.spec.footprint_mib,), policy.budget_mib):
-            if model is order[0]:
-                victims.setdefault(victim.id, needed_since)
-            if victim.id in victims:
-                victims[victim.id] = min(victims[victim.id], needed_since)
-    if state.switch_in_progress() is not None:
-        draining = {i.id for i in residents if i.drain_until is not None}
-        victims = {id_: since for id_, since in victims.items() if id_ in draining}
-    return Plan(order=order, victims=victims)
+    wish = model.load_wish
+    due = [(head.due, head.order) for head in model.queue.heads]
+    if wish is not None:
+        due.append((wish.at + policy.normal_handicap_s, wish.order))
+    earliest, order = min(due)
+    return earliest - _bonus_s(model, policy) + _share_s(model, policy), order
 
 
-def _rank(model: ModelState, state: State) -> tuple[bool, int, Age]:
-    return model.name in state.evicted, -model.spec.priority, model.wanted_since or (0.0, 0)
+def _bonus_s(model: ModelState, policy: PolicySpec) -> float:
+    bonus_s = model.spec.priority * policy.priority_step_s
+    return max(-policy.priority_most_s, min(bonus_s, policy.priority_most_s))
 
 
-def turn_end(instance: Instance, needed_since: float, policy: PolicySpec) -> float:
+def _share_s(model: ModelState, policy: PolicySpec) -> float:
+    return min(policy.switch_share * load_s_of(model), policy.switch_share_most_s)
+
+
+def wanted_since(model: ModelState) -> float:
+    """When the oldest that waits for the model began to wait (seconds)."""
+    since = [head.at for head in model.queue.heads]
+    if model.load_wish is not None:
+        since.append(model.load_wish.at)
+    return min(since)
+
+
+def patience_s(resident: Instance, policy: PolicySpec) -> float:
+    """How long the resident may stay busy while others wait."""
+    return max(
+        policy.patience_s, min(policy.patience_per_load * (resident.model.load_s or 0.0), policy.patience_most_s)
+    )
+
+
+def turn_end(resident: Instance, needed_since: float, policy: PolicySpec) -> float:
     """When a resident whose room is needed has had its turn: nobody leaves before it could serve for the patience."""
-    ready_at = needed_since if instance.ready_at is None else instance.ready_at
-    return max(needed_since, ready_at) + policy.patience_s
+    ready_at = needed_since if resident.ready_at is None else resident.ready_at
+    had_its_turn = max(needed_since, ready_at) + patience_s(resident, policy)
+    return max(had_its_turn, residency_end(resident, policy))
 
 
 def backoff_s(failed_loads: int, policy: PolicySpec) -> float:
@@ -80,12 +125,13 @@ def expected_wait_s(model: ModelState, state: State, policy: PolicySpec, at: flo
     """A guess at how long a request for `model` would wait now, from the loads seen so far. Seconds, at least one."""
     instance = model.instance
     if instance is not None and instance.is_starting:
-        return max(_SHORTEST_RETRY_S, instance.since + _load_s(model) - at)
+        return max(_SHORTEST_RETRY_S, instance.since + load_s_of(model) - at)
     if instance is not None and instance.lifecycle is Lifecycle.READY:
         return max(_SHORTEST_RETRY_S, policy.patience_s)
-    ahead = (_load_s(other) for other in state.in_need() if other is not model and other.competes)
-    return max(_SHORTEST_RETRY_S, policy.patience_s + _load_s(model) + sum(ahead))
+    ahead = (load_s_of(other) for other in state.in_need() if other is not model and other.competes)
+    return max(_SHORTEST_RETRY_S, policy.patience_s + load_s_of(model) + sum(ahead))
 
 
-def _load_s(model: ModelState) -> float:
-    return _UNKNOWN_LOAD_S if model.load_s is None else model.load_s
+def load_s_of(model: ModelState) -> float:
+    """How long it takes to load, as far as anybody knows."""
+    return UNKNOWN_LOAD_S if model.load_s is None else model.load_s

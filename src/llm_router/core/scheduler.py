@@ -24,14 +24,15 @@ class Scheduler:
 
     def __init__(self, models: Mapping[str, ModelSpec], policy: PolicySpec) -> None:
         self._policy = policy
-        self._state = State(models.values())
+        self._state = State(models.values(), policy)
         self._acts = Acts(self._state)
         self._intake = Intake(self._state, policy, self._acts)
         self._settling = Settling(self._state, policy, self._acts)
+        self._settled_at = 0.0
 
     def wait_of(self, request: int) -> views.Wait | None:
         """Why this request still waits; None if it doesn't."""
-        return views.wait_of(self._state, self._policy, request)
+        return views.wait_of(self._state, self._policy, self._settled_at, request)
 
     def snapshot(self) -> views.Snapshot:
         """The whole state as values, for status pages."""
@@ -52,7 +53,7 @@ class Scheduler:
         state = self._state
         if type(event) is RequestArrived:
             instance = state.hot.get(event.model)
-            if instance is not None and len(instance.leases) < instance.slots:
+            if instance is not None and len(instance.leases) < instance.slots and len(state.leased) < state.places:
                 state.open_lease(instance, event.request, event.at)
                 return [GrantRequest(request=event.request, instance=instance.id)]
         elif type(event) is RequestClosed and not event.lost:
@@ -64,4 +65,5 @@ class Scheduler:
         commands = self._acts.commands = []
         self._intake.note(event)
         self._settling.settle(event.at)
+        self._settled_at = event.at
         return commands

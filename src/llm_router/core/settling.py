@@ -1,6 +1,6 @@
 """What follows: the one decision tree, gone through after every event, whatever it was.
 
-Counterparts: `intake` notes the event before, `policy` and `placement` answer the questions on the way. It never asks
+Counterparts: `intake` notes the event before, `planning` and `policy` answer the questions on the way. It never asks
 what just happened: the state and the time alone decide, so no order of events can lead around a rule.
 """
 
@@ -9,10 +9,12 @@ from __future__ import annotations
 from llm_router.core.acts import Acts
 from llm_router.core.commands import Refusal
 from llm_router.core.events import TimerKind
-from llm_router.core.placement import fits, why_never
-from llm_router.core.policy import Plan, plan_switch, turn_end
+from llm_router.core.eviction import residency_end
+from llm_router.core.placement import why_never
+from llm_router.core.planning import Need, Plan, contested, plan_switches
+from llm_router.core.policy import turn_end
 from llm_router.core.specs import PolicySpec
-from llm_router.core.state import Instance, Lifecycle, State
+from llm_router.core.state import Instance, Lifecycle, ModelState, State
 
 
 class Settling:
@@ -26,21 +28,26 @@ class Settling:
 
         1. Refuse who waits in vain: everybody during a shutdown, and models for which no room can be made.
         2. Start what takes no room.
-        3. Start the next model if its room is free.
+        3. Start whoever comes next on a device and has room there.
         4. Tend each instance: grant, drain, stop. That frees no room at once, so there is nothing to start after it.
         5. Note which instances are hot.
         """
-        self._refuse_hopeless()  # 1
+        state = self._state
+        for instance in state.live.values():
+            instance.model.update_rate(at)
+        self._refuse_hopeless(at)  # 1
         self._start_beside(at)  # 2
-        plan = plan_switch(self._state, self._policy)
-        if self._start_next(plan, at):  # 3
-            plan = plan_switch(self._state, self._policy)
-        if plan.target is None:
-            self._state.evicted.clear()
+        self._forget_evictions()
+        plan = plan_switches(state, self._policy, at)
+        while plan.starts:  # 3
+            for model in plan.starts:
+                self._acts.start(model, plan.choices[model.name].placement, at)
+            self._forget_evictions()
+            plan = plan_switches(state, self._policy, at)
         self._tend_all(plan, at)  # 4
-        self._note_hot()  # 5
+        self._note_hot(plan)  # 5
 
-    def _refuse_hopeless(self) -> None:
+    def _refuse_hopeless(self, at: float) -> None:
         state = self._state
         if state.shutting_down:
             for model in state.models.values():
@@ -48,82 +55,120 @@ class Settling:
             for request, model in list(state.waiting.items()):
                 state.dequeue(model, request)
                 self._acts.reject_at_shutdown(request)
-        for model in [model for model in state.in_need() if model.competes]:
-            detail = why_never(model, state.live.values(), self._policy.budget_mib)
-            if detail is not None:
-                model.load_wish = None
-                for request in list(model.queue):
-                    self._acts.reject_waiting(model, request, Refusal.NO_ROOM, detail)
+        for model in state.models.values():
+            if model.is_wanted and model.needs_start and model.competes:
+                self._judge(model, at)
+            else:
+                model.short_since = None
+        self._watch_room()
+
+    def _judge(self, model: ModelState, at: float) -> None:
+        """Memory that other programs hold may come back, so who needs it waits for a while, out of everybody's way."""
+        verdict = why_never(model, self._state)
+        if verdict is not None and verdict.may_pass:
+            model.short_since = at if model.short_since is None else model.short_since
+            if at < model.short_since + self._policy.room_timeout_s:
+                return
+        if verdict is None:
+            model.short_since = None
+            return
+        model.load_wish = None
+        for request in list(model.queue):
+            self._acts.reject_waiting(model, request, Refusal.NO_ROOM, verdict.detail)
+
+    def _watch_room(self) -> None:
+        short = [model.short_since for model in self._state.models.values() if model.short_since is not None]
+        self._acts.set_room_timer(min(short) + self._policy.room_timeout_s if short else None)
 
     def _start_beside(self, at: float) -> None:
-        for model in self._state.in_need():
+        for model in list(self._state.in_need()):
             if not model.competes and model.instance is None:
-                self._acts.start(model, at)
+                self._acts.start(model, {}, at)
 
-    def _start_next(self, plan: Plan, at: float) -> bool:
-        """One start at a time on the device: two loads would slow each other down and measure each other's memory."""
-        target = plan.target
-        if target is None or target.instance is not None or self._state.switch_in_progress() is not None:
-            return False
-        footprints = [instance.model.spec.footprint_mib for instance in self._state.live.values()]
-        if not fits([target.spec.footprint_mib, *footprints], self._policy.budget_mib):
-            return False
-        self._acts.start(target, at)
-        self._state.evicted.clear()
-        return True
+    def _forget_evictions(self) -> None:
+        """Whoever it was for has used the room, or doesn't want it any more."""
+        evicted = self._state.evicted
+        for name in [name for name, beneficiary in evicted.items() if not beneficiary.needs_start]:
+            del evicted[name]
 
     def _tend_all(self, plan: Plan, at: float) -> None:
+        """Turns first, then grants, then leaving: a place that one instance gives up may be another's."""
+        for instance in self._state.live.values():
+            if instance.lifecycle is Lifecycle.READY:
+                self._note_turn(instance, plan.needs.get(instance.id))
+        self._grant_waiting(at)
         for instance in list(self._state.live.values()):
             if instance.is_starting:
-                if instance.unload_wanted and not instance.model.queue:
+                if instance.is_outdated or (instance.unload_wanted and not instance.model.queue):
                     self._acts.stop(instance)
             elif instance.lifecycle is Lifecycle.READY:
-                self._tend(instance, plan.victims.get(instance.id), at)
+                self._tend(instance, plan.needs.get(instance.id), at)
 
-    def _tend(self, instance: Instance, needed_since: float | None, at: float) -> None:
-        """One ready instance. `needed_since`: since when the next model has needed its room; None: nobody does.
-
-        1. Draining for nobody any more: it serves again.
-        2. Grant what waits; when its turn is over, only what it promised.
-        3. Its promises are kept, and it is to be unloaded, or its room is needed and it is idle or has had its turn:
-           it drains.
-        4. Draining: stop when the last lease is closed, or cut the rest at the deadline.
-        5. Idle for too long: stop.
-        """
-        instance.turn_ends_at = None if needed_since is None else turn_end(instance, needed_since, self._policy)
-        if instance.drain_until is not None and needed_since is None and not instance.unload_wanted:  # 1
+    def _note_turn(self, instance: Instance, need: Need | None) -> None:
+        """Draining for nobody any more, it serves again."""
+        instance.turn_ends_at = None if need is None else turn_end(instance, need.since, self._policy)
+        if instance.drain_until is not None and need is None and not instance.unload_wanted:
             instance.drain_until = None
             self._acts.cancel_timer(instance, TimerKind.DRAIN)
-            self._state.evicted.discard(instance.model.name)
-        if instance.is_serving:  # 2
-            self._grant_waiting(instance, at)
-        if instance.drain_until is None and self._must_leave(instance, at):  # 3
+            self._state.evicted.pop(instance.model.name, None)
+
+    def _tend(self, instance: Instance, need: Need | None, at: float) -> None:
+        """One ready instance. `need`: somebody needs its room; None: nobody does.
+
+        1. Its promises are kept, and it is to be unloaded, or its room is needed and it is idle or has had its turn:
+           it drains.
+        2. Draining: stop when the last lease is closed, or cut the rest at the deadline.
+        3. Idle for too long: stop.
+        """
+        if instance.drain_until is None and self._must_leave(instance, at):  # 1
             instance.drain_until = at + self._policy.drain_timeout_s
-            if needed_since is not None:
-                self._state.evicted.add(instance.model.name)
-        if instance.drain_until is not None:  # 4
+            if need is not None and need.beneficiary is not None:
+                self._state.evicted[instance.model.name] = need.beneficiary
+        if instance.drain_until is not None:  # 2
             self._drain(instance, instance.drain_until, at)
         else:
             self._watch_turn(instance, at)
-            self._watch_idleness(instance, at)  # 5
+            self._watch_idleness(instance, at)  # 3
 
-    def _grant_waiting(self, instance: Instance, at: float) -> None:
-        model = instance.model
-        model.load_wish = None
-        while len(instance.leases) < instance.slots and (instance.has_promises or instance.is_in_turn(at)):
-            first = model.first_waiting
-            if first is None:
-                return
-            self._state.dequeue(model, first.request)
-            self._acts.grant(instance, first.request, at)
+    def _grant_waiting(self, at: float) -> None:
+        """To whoever has been due for longest, over all instances: they may share a limited number of places."""
+        serving = []
+        for instance in self._state.live.values():
+            if instance.is_serving:
+                instance.model.load_wish = instance.model.load_wish if instance.is_outdated else None
+                if instance.model.queue and len(instance.leases) < instance.slots:
+                    serving.append(instance)
+        while serving and self._state.has_place:
+            first = min(serving, key=lambda instance: self._due(instance, at))
+            waiting = first.model.queue.first(until_order=self._until(first, at))
+            if waiting is None:
+                serving.remove(first)
+                continue
+            self._state.dequeue(first.model, waiting.request)
+            self._acts.grant(first, waiting.request, at)
+            if len(first.leases) >= first.slots:
+                serving.remove(first)
 
-    @staticmethod
-    def _must_leave(instance: Instance, at: float) -> bool:
+    def _until(self, instance: Instance, at: float) -> int | None:
+        """When its turn is over, it serves only what it promised."""
+        return None if instance.is_in_turn(at) else instance.promised_until
+
+    def _due(self, instance: Instance, at: float) -> tuple[float, int]:
+        waiting = instance.model.queue.first(until_order=self._until(instance, at))
+        return (float("-inf"), 0) if waiting is None else (waiting.due, waiting.order)
+
+    def _must_leave(self, instance: Instance, at: float) -> bool:
+        """Promises don't hold it for longer than open requests would: else the wait of others had no bound."""
+        turn_ends_at = instance.turn_ends_at
+        if turn_ends_at is not None and at >= turn_ends_at + self._policy.drain_timeout_s:
+            return True
         if instance.has_promises:
             return False
         if instance.unload_wanted:
             return True
-        return instance.turn_ends_at is not None and not (instance.is_busy and instance.is_in_turn(at))
+        if turn_ends_at is None or at < residency_end(instance, self._policy):
+            return False
+        return not (instance.is_busy and instance.is_in_turn(at))
 
     def _drain(self, instance: Instance, deadline: float, at: float) -> None:
         if instance.leases and at < deadline:
@@ -134,10 +179,14 @@ class Settling:
         self._acts.stop(instance)
 
     def _watch_turn(self, instance: Instance, at: float) -> None:
+        """The next moment at which time alone makes it leave: its residency, its turn, or its promises end."""
         if instance.turn_ends_at is None:
             self._acts.cancel_timer(instance, TimerKind.PATIENCE)
-        elif at < instance.turn_ends_at:
-            self._acts.set_timer(instance, TimerKind.PATIENCE, instance.turn_ends_at)
+            return
+        ends_at = instance.turn_ends_at
+        promises_end = ends_at + self._policy.drain_timeout_s
+        moments = (residency_end(instance, self._policy), ends_at, promises_end)
+        self._acts.set_timer(instance, TimerKind.PATIENCE, min(moment for moment in moments if moment > at))
 
     def _watch_idleness(self, instance: Instance, at: float) -> None:
         """Lazy: a pending timer stays as it is when the instance is used, and looks again when it fires."""
@@ -150,12 +199,19 @@ class Settling:
         elif TimerKind.IDLE not in instance.timers:
             self._acts.set_timer(instance, TimerKind.IDLE, idle_until)
 
-    def _note_hot(self) -> None:
-        """Hot: whoever is granted or closed there, nobody else's fate depends on it, and nothing of its own waits."""
+    def _note_hot(self, plan: Plan) -> None:
+        """Hot: whoever is granted or closed there, nobody else's fate depends on it, and nothing of its own waits.
+        While all places are taken, everybody's fate depends on each close."""
         state = self._state
-        is_calm = not any(model.competes for model in state.in_need())
+        if state.shutting_down or (state.waiting and not state.has_place):
+            state.hot = {}
+            return
+        devices, seats = contested(plan, state)
         state.hot = {
             instance.model.name: instance
             for instance in state.live.values()
-            if instance.is_undisputed and (is_calm or not instance.model.competes) and not state.shutting_down
+            if instance.is_undisputed
+            and devices.isdisjoint(instance.reserved)
+            and seats.isdisjoint(instance.seats)
+            and instance.model.instance is instance
         }

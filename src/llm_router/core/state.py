@@ -1,4 +1,4 @@
-"""What the scheduler remembers: models with their waiting requests, instances with their leases.
+"""What the scheduler remembers: models with their waiting requests, devices, instances with their leases.
 
 Counterpart: `scheduler`, the only one that changes any of this; `placement`, `policy` and `views` read it. Nothing is
 decided here: methods and properties say what is, never what should be.
@@ -6,17 +6,22 @@ decided here: methods and properties say what is, never what should be.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from llm_router.core.events import TimerKind
-from llm_router.core.specs import ModelSpec
-
-# When something began to wait: seconds, then a running number, so that a burst at one instant keeps its order.
-Age = tuple[float, int]
+from llm_router.core.events import RequestClass, TimerKind
+from llm_router.core.lanes import Lanes
+from llm_router.core.specs import ModelSpec, PolicySpec
 
 _UNLIMITED = 1 << 60
+# After this long without requests, a model is half as likely to be needed again.
+_HALF_LIFE_S = 600.0
+
+_LANES = {RequestClass.INTERACTIVE: 0, RequestClass.NORMAL: 1, RequestClass.BACKGROUND: 2}
+
+# Memory by device, in MiB; None: all of that device, because nobody knows how much.
+Reserved = Mapping[str, int | None]
 
 
 class Lifecycle(Enum):
@@ -30,12 +35,29 @@ class Lifecycle(Enum):
 
 
 @dataclass(slots=True, eq=False)
-class WaitingRequest:
-    """`promised_by`: the instance that found it waiting when it became ready, and so serves it whatever else waits."""
+class Device:
+    """`configured_mib`: what models may use of it; None: nobody said. `available_mib`: what is really there for them,
+    as measured last; None: never measured. `most_mib`: the most that was ever measured."""
 
-    request: int
-    age: Age
-    promised_by: int | None = None
+    name: str
+    configured_mib: int | None
+    available_mib: int | None = None
+    most_mib: int | None = None
+    is_gone: bool = False
+
+    @property
+    def budget_mib(self) -> int | None:
+        """What instances may use now; None: unknown."""
+        if self.is_gone:
+            return 0
+        if self.configured_mib is None or self.available_mib is None:
+            return self.available_mib if self.configured_mib is None else self.configured_mib
+        return min(self.configured_mib, self.available_mib)
+
+    @property
+    def nominal_mib(self) -> int | None:
+        """What instances may use while no other program holds anything; None: unknown."""
+        return self.most_mib if self.configured_mib is None else self.configured_mib
 
 
 @dataclass(slots=True, eq=False)
@@ -47,22 +69,41 @@ class Failure:
 
 
 @dataclass(slots=True, eq=False)
+class Wish:
+    """Someone wants a model ready without sending a request; waits like one."""
+
+    at: float
+    order: int
+
+
+@dataclass(slots=True, eq=False)
 class ModelState:
     """One configured model.
 
-    `queue`: by request id, first come first. `load_wish`: someone wants it ready without a request, since then.
-    `failure`: why its last load failed, until a load works. `failed_loads`: in a row, without a served request.
-    `crashed_at`: its last crash that no served request has made good. `load_s`: how long a load takes, learned.
+    `load_wish`: someone wants it ready without a request. `failure`: why its last load failed, until a load works.
+    `failed_loads`: in a row, without a served request. `crashed_at`: its last crash that no served request has made
+    good. `load_s`: how long a load takes, learned. `footprint_mib`: what its next start reserves, over all devices:
+    declared, estimated or learned; None: unknown. `measured_mib`: the same by device, as it was measured.
+    `ran_out`: its last start failed for want of memory, so that the next one is given more room.
+    `short_since`: since when other programs have held the memory it needs. `uses`: requests granted since `rate` was
+    last brought up to date.
     """
 
     spec: ModelSpec
+    queue: Lanes
     instance: Instance | None = None
-    queue: dict[int, WaitingRequest] = field(default_factory=dict)
-    load_wish: Age | None = None
+    load_wish: Wish | None = None
     failure: Failure | None = None
     failed_loads: int = 0
     crashed_at: float | None = None
     load_s: float | None = None
+    footprint_mib: int | None = None
+    measured_mib: dict[str, int] = field(default_factory=dict)
+    ran_out: bool = False
+    short_since: float | None = None
+    rate: float = 0.0
+    rate_at: float = 0.0
+    uses: int = 0
 
     @property
     def name(self) -> str:
@@ -70,35 +111,41 @@ class ModelState:
 
     @property
     def competes(self) -> bool:
-        """Whether it takes room on the device at all."""
-        return self.spec.footprint_mib != 0
+        """Whether it takes anything at all that another could want: memory or a seat."""
+        return self.footprint_mib != 0 or bool(self.spec.seats)
 
     @property
-    def first_waiting(self) -> WaitingRequest | None:
-        return next(iter(self.queue.values()), None)
-
-    @property
-    def wanted_since(self) -> Age | None:
-        """The age of its oldest waiting request or load wish; None: nobody wants it."""
-        first = self.first_waiting
-        if first is None:
-            return self.load_wish
-        return first.age if self.load_wish is None else min(first.age, self.load_wish)
+    def is_wanted(self) -> bool:
+        return len(self.queue) > 0 or self.load_wish is not None
 
     @property
     def needs_start(self) -> bool:
         """Someone wants it, and no instance is there or on its way. One that drains has not left yet, so it doesn't
         count: a model that was told to make room can't come back before it did."""
-        is_wanted = bool(self.queue) or self.load_wish is not None
-        return is_wanted and (self.instance is None or self.instance.lifecycle is Lifecycle.STOPPING)
+        return self.is_wanted and (self.instance is None or self.instance.lifecycle is Lifecycle.STOPPING)
+
+    def requests_lately(self, at: float) -> float:
+        """How many requests it was granted, older ones counting less: what its likelihood of need is judged by."""
+        if not self.rate:
+            return float(self.uses)
+        faded: float = 0.5 ** ((at - self.rate_at) / _HALF_LIFE_S)
+        return self.rate * faded + self.uses
+
+    def update_rate(self, at: float) -> None:
+        if self.uses:
+            self.rate = self.requests_lately(at)
+            self.rate_at, self.uses = at, 0
 
 
 @dataclass(slots=True, eq=False)
 class Instance:
     """One server, from its start or adoption (`since`) until it is gone.
 
-    `slots`: leases it may have open. `drain_until`: it grants nothing more and leaves by then. `turn_ends_at`: someone
-    wants its room, and from then on it grants only what it promised. `timers`: those pending, with their time.
+    `reserved`: what is kept for it by device; None for a whole one. `measured_mib`: what it was seen to hold.
+    `slots`: leases it may have open. `promised_until`: requests up to this order found it ready when they waited, so it
+    serves them before it leaves. `unload_wanted`: someone wants it gone; `is_outdated`: because the configuration
+    changed. `drain_until`: it grants nothing more and leaves by then. `turn_ends_at`: someone wants its room, and from
+    then on it grants only what it promised. `timers`: those pending, with their time.
     """
 
     id: int
@@ -106,13 +153,19 @@ class Instance:
     since: float
     slots: int
     last_used_at: float
+    reserved: Reserved
+    seats: frozenset[str] = frozenset()
+    launch_key: str = ""
+    measured_mib: dict[str, int] = field(default_factory=dict)
     is_adopted: bool = False
     lifecycle: Lifecycle = Lifecycle.STARTING
     leases: dict[int, None] = field(default_factory=dict)
     ready_at: float | None = None
     is_suspect: bool = False
     has_served: bool = False
+    promised_until: int = 0
     unload_wanted: bool = False
+    is_outdated: bool = False
     drain_until: float | None = None
     turn_ends_at: float | None = None
     timers: dict[TimerKind, float] = field(default_factory=dict)
@@ -120,6 +173,10 @@ class Instance:
     @property
     def is_starting(self) -> bool:
         return self.lifecycle is Lifecycle.STARTING
+
+    @property
+    def competes(self) -> bool:
+        return bool(self.reserved or self.seats)
 
     @property
     def is_serving(self) -> bool:
@@ -133,13 +190,11 @@ class Instance:
 
     @property
     def is_busy(self) -> bool:
-        return bool(self.leases or self.model.queue)
+        return bool(self.leases) or len(self.model.queue) > 0
 
     @property
     def has_promises(self) -> bool:
-        """Promised requests are the front of the queue, so the first one tells."""
-        first = self.model.first_waiting
-        return first is not None and first.promised_by == self.id
+        return self.model.queue.first(until_order=self.promised_until) is not None
 
     def is_in_turn(self, at: float) -> bool:
         return not self.unload_wanted and (self.turn_ends_at is None or at < self.turn_ends_at)
@@ -154,40 +209,61 @@ class Instance:
         return self.is_serving and not self.model.queue and not self.unload_wanted and self.turn_ends_at is None
 
 
+def slots_of(spec: ModelSpec) -> int:
+    return _UNLIMITED if spec.concurrency is None else spec.concurrency
+
+
 class State:
     """Everything the scheduler knows.
 
-    `live`: instances by id, until they are gone. `leased`: who serves a granted request, until it is closed, even if
-    the instance is gone. `waiting`: the model of each waiting request. `hot`: instances by model whose grants and
-    closes change nothing else. `evicted`: models that left to make room which nobody has used yet.
+    `places`: leases that may be open altogether. `live`: instances by id, until they are gone. `leased`: who serves a
+    granted request, until it is closed, even if the instance is gone. `waiting`: the model of each waiting request.
+    `hot`: instances by model whose grants and closes change nothing else. `evicted`: models that left to make room, and
+    the model that it was for, until that one has used it. `room_timer`: when to look at `short_since` again.
     """
 
-    def __init__(self, specs: Iterable[ModelSpec]) -> None:
-        self.models = {spec.name: ModelState(spec) for spec in specs}
+    def __init__(self, specs: Iterable[ModelSpec], policy: PolicySpec) -> None:
+        self._handicaps_s = (0.0, policy.normal_handicap_s, policy.background_handicap_s)
+        self.places = _UNLIMITED if policy.concurrency is None else policy.concurrency
+        self.devices = {name: Device(name, budget_mib) for name, budget_mib in policy.budgets.items()}
+        self.models = {spec.name: self.new_model(spec) for spec in specs}
         self.live: dict[int, Instance] = {}
         self.leased: dict[int, Instance] = {}
         self.waiting: dict[int, ModelState] = {}
         self.hot: dict[str, Instance] = {}
-        self.evicted: set[str] = set()
+        self.evicted: dict[str, ModelState] = {}
+        self.room_timer: float | None = None
         self.shutting_down = False
         self._last_instance = 0
         self._last_order = 0
 
-    def age(self, at: float) -> Age:
-        self._last_order += 1
-        return at, self._last_order
+    def new_model(self, spec: ModelSpec) -> ModelState:
+        return ModelState(spec, Lanes(self._handicaps_s), footprint_mib=spec.footprint_mib)
 
-    def enqueue(self, model: ModelState, request: int, at: float) -> None:
-        model.queue[request] = WaitingRequest(request, self.age(at))
+    def next_order(self) -> int:
+        self._last_order += 1
+        return self._last_order
+
+    @property
+    def last_order(self) -> int:
+        return self._last_order
+
+    @property
+    def has_place(self) -> bool:
+        return len(self.leased) < self.places
+
+    def enqueue(self, model: ModelState, request: int, at: float, request_class: RequestClass) -> None:
+        model.queue.add(request, at, self.next_order(), _LANES[request_class])
         self.waiting[request] = model
 
     def dequeue(self, model: ModelState, request: int) -> None:
-        del model.queue[request]
+        model.queue.remove(request)
         del self.waiting[request]
 
     def open_lease(self, instance: Instance, request: int, at: float) -> None:
         instance.leases[request] = None
         instance.last_used_at = at
+        instance.model.uses += 1
         self.leased[request] = instance
 
     def close_lease(self, instance: Instance, request: int, at: float, *, lost: bool) -> None:
@@ -197,14 +273,23 @@ class State:
         if not lost:
             instance.has_served = True
 
-    def new_instance(self, model: ModelState, at: float) -> Instance:
-        return self.add_instance(self._last_instance + 1, model, at)
+    def new_instance(self, model: ModelState, reserved: Reserved, at: float) -> Instance:
+        return self.add_instance(self._last_instance + 1, model, reserved, at)
 
-    def add_instance(self, id: int, model: ModelState, at: float) -> Instance:  # noqa: A002 (the field's name)
+    def add_instance(self, id: int, model: ModelState, reserved: Reserved, at: float) -> Instance:  # noqa: A002
         """Remember an instance; it becomes its model's one unless that has one already."""
         self._last_instance = max(self._last_instance, id)
-        slots = model.spec.concurrency or _UNLIMITED
-        instance = Instance(id=id, model=model, since=at, slots=slots, last_used_at=at)
+        spec = model.spec
+        instance = Instance(
+            id=id,
+            model=model,
+            since=at,
+            slots=slots_of(spec),
+            last_used_at=at,
+            reserved=reserved,
+            seats=spec.seats,
+            launch_key=spec.launch_key,
+        )
         self.live[id] = instance
         if model.instance is None:
             model.instance = instance
@@ -212,9 +297,8 @@ class State:
 
     def in_need(self) -> Iterator[ModelState]:
         """The models that someone waits for and that must be started."""
-        wanted = (model for model in self.models.values() if model.queue or model.load_wish is not None)
-        return (model for model in wanted if model.needs_start)
+        return (model for model in self.models.values() if model.is_wanted and model.needs_start)
 
-    def switch_in_progress(self) -> Instance | None:
-        """The instance that is starting on the device; there is one at most, adopted ones aside."""
-        return next((i for i in self.live.values() if i.is_starting and i.model.competes), None)
+    def tenants(self, device: str) -> list[Instance]:
+        """Whoever has a reservation there, also while it starts or stops."""
+        return [instance for instance in self.live.values() if device in instance.reserved]

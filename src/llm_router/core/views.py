@@ -5,11 +5,11 @@ Counterpart: `state`. Read-only, and only for showing: whoever decided something
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from llm_router.core.policy import Plan, plan_switch
+from llm_router.core.planning import Plan, contested_by, plan_switches
 from llm_router.core.specs import PolicySpec
 from llm_router.core.state import Instance, Lifecycle, ModelState, State
 
@@ -30,7 +30,8 @@ class Wait:
     """Why one request waits. Times are monotonic seconds.
 
     `since`: when it arrived. `started_at`: when the load of its model began, while it runs. `position`: its place among
-    the requests for its model, from 0. `ahead`: switches to other models that come first. `reason`: one sentence.
+    the requests for its model, from 0. `ahead`: switches to other models that come first. `expected_s`: a guess at how
+    much longer it takes, from the loads seen so far; None: nothing is known. `reason`: one sentence.
     """
 
     model: str
@@ -39,6 +40,7 @@ class Wait:
     started_at: float | None
     position: int
     ahead: int
+    expected_s: float | None
     reason: str
 
 
@@ -114,71 +116,123 @@ def _instance_state(instance: Instance) -> InstanceState:
     return InstanceState.SUSPECT if instance.is_suspect else InstanceState.READY
 
 
-def wait_of(state: State, policy: PolicySpec, request: int) -> Wait | None:
-    """Why this request still waits; None if it doesn't."""
+def wait_of(state: State, policy: PolicySpec, at: float, request: int) -> Wait | None:
+    """Why this request still waits; None if it doesn't. `at`: the time of the last event."""
     model = state.waiting.get(request)
     if model is None:
         return None
-    plan = plan_switch(state, policy)
-    phase, reason = _explain(model, plan, state)
+    plan = plan_switches(state, policy, at)
+    phase, reason = explain(model, plan, state)
     starting = model.instance if model.instance is not None and model.instance.is_starting else None
     return Wait(
         model=model.name,
         phase=phase,
-        since=model.queue[request].age[0],
+        since=model.queue[request].at,
         started_at=None if starting is None else starting.since,
-        position=list(model.queue).index(request),
-        ahead=_switches_ahead(model, plan, state),
+        position=model.queue.position(request),
+        ahead=len(_ahead(model, plan, state)),
+        expected_s=_expected_s(model, plan, state, at),
         reason=reason,
     )
 
 
-def _switches_ahead(model: ModelState, plan: Plan, state: State) -> int:
-    """The load that runs now, and the models in front. Who drains isn't in the order yet: it comes behind them all."""
+def _stays(model: ModelState) -> bool:
     instance = model.instance
-    stays = instance is not None and instance.lifecycle is not Lifecycle.STOPPING and instance.drain_until is None
-    if stays or not model.competes:
-        return 0
-    in_front = plan.order.index(model) if model in plan.order else len(plan.order)
-    return in_front + (state.switch_in_progress() is not None)
+    return instance is not None and instance.lifecycle is not Lifecycle.STOPPING and instance.drain_until is None
 
 
-def _explain(model: ModelState, plan: Plan, state: State) -> tuple[WaitPhase, str]:
-    """Its own instance explains it as long as it is there to stay; then the models in front; then those in its way."""
+def _ahead(model: ModelState, plan: Plan, state: State) -> list[ModelState]:
+    """The loads that run now where it could go, and the models in front that want the same. Who drains isn't in the
+    order yet: it comes behind them all."""
+    if _stays(model) or not model.competes:
+        return []
+    devices, seats = contested_by(model, state)
+    loading = [
+        instance.model
+        for instance in state.live.values()
+        if instance.is_starting and not (devices.isdisjoint(instance.reserved) and seats.isdisjoint(instance.seats))
+    ]
+    return loading + _in_front(model, plan, state)
+
+
+def _in_front(model: ModelState, plan: Plan, state: State) -> list[ModelState]:
+    devices, seats = contested_by(model, state)
+    before = plan.order[: plan.order.index(model)] if model in plan.order else plan.order
+    rivals = [(other, *contested_by(other, state)) for other in before if other is not model]
+    return [
+        other
+        for other, its_devices, its_seats in rivals
+        if not (devices.isdisjoint(its_devices) and seats.isdisjoint(its_seats))
+    ]
+
+
+def _expected_s(model: ModelState, plan: Plan, state: State, at: float) -> float | None:
+    """The rest of the loads that run, and all of those to come. Turns aren't counted: they may end at any moment."""
+    if _stays(model) and model.instance is not None and not model.instance.is_starting:
+        return None
+    to_load = [*_ahead(model, plan, state), model]
+    if any(one.load_s is None for one in to_load):
+        return None
+    left_s = 0.0
+    for one in to_load:
+        started_at = one.instance.since if one.instance is not None and one.instance.is_starting else at
+        left_s += max(0.0, started_at + (one.load_s or 0.0) - at)
+    return left_s
+
+
+def explain(model: ModelState, plan: Plan, state: State) -> tuple[WaitPhase, str]:
+    """Its own instance explains it as long as it is there to stay; then foreign memory; then the models in front; then
+    those in its way."""
     name, instance = model.name, model.instance
     if instance is not None and instance.is_starting:
         return WaitPhase.STARTING, f"{name} is loading"
     if instance is not None and instance.lifecycle is Lifecycle.READY:
-        return _explain_resident(model, instance, plan)
-    if plan.target is not model and plan.target is not None and model.competes:
-        return WaitPhase.QUEUED, f"{name} comes after {_names(plan.order[: plan.order.index(model)])}"
+        return _explain_resident(model, instance, plan, state)
+    if model.short_since is not None:
+        return WaitPhase.QUEUED, f"{name} needs memory that other programs hold"
+    in_front = _in_front(model, plan, state)
+    if in_front and model.competes and model.name not in plan.choices:
+        return WaitPhase.QUEUED, f"{name} comes after {_names(in_front)}"
     return _explain_obstacles(model, plan, state)
 
 
-def _explain_resident(model: ModelState, instance: Instance, plan: Plan) -> tuple[WaitPhase, str]:
+def _explain_resident(model: ModelState, instance: Instance, plan: Plan, state: State) -> tuple[WaitPhase, str]:
     name = model.name
-    if instance.drain_until is not None and instance.unload_wanted:
-        return WaitPhase.DRAINING, f"{name} is being unloaded; it loads again afterwards"
+    need = plan.needs.get(instance.id)
+    for_whom = "others" if need is None or need.beneficiary is None else need.beneficiary.name
+    if instance.unload_wanted:
+        why = "its configuration changed" if instance.is_outdated else "it is being unloaded"
+        return WaitPhase.DRAINING, f"{name} leaves because {why}; it loads again afterwards"
     if instance.drain_until is not None:
-        return WaitPhase.QUEUED, f"{name} makes room for {_names(plan.order[:1])}; it loads again afterwards"
+        return WaitPhase.QUEUED, f"{name} makes room for {for_whom}; it loads again afterwards"
     if instance.is_suspect:
         return WaitPhase.BUSY, f"{name} lost a connection and is being checked"
     if len(instance.leases) >= instance.slots:
         return WaitPhase.BUSY, f"all places of {name} are taken ({instance.slots})"
-    return WaitPhase.QUEUED, f"the turn of {name} is over; {_names(plan.order[:1])} comes next"
+    if not state.has_place:
+        return WaitPhase.BUSY, f"all places of the router are taken ({state.places})"
+    return WaitPhase.QUEUED, f"the turn of {name} is over; {for_whom} comes next"
 
 
 def _explain_obstacles(model: ModelState, plan: Plan, state: State) -> tuple[WaitPhase, str]:
-    """Nobody is in front of it: what on the device is still in its way?"""
+    """Nobody is in front of it: what is still in its way where it goes?"""
     if not model.competes:
         return WaitPhase.STOPPING, f"{model.name} is being stopped; it loads again afterwards"
-    live = [instance for instance in state.live.values() if instance.model.competes]
+    devices, seats = contested_by(model, state)
+    choice = plan.choices.get(model.name)
+    if choice is not None:
+        devices = set(choice.placement)
+    live = [
+        instance
+        for instance in state.live.values()
+        if instance.model is model or not (devices.isdisjoint(instance.reserved) and seats.isdisjoint(instance.seats))
+    ]
     stopping = [i.model for i in live if i.lifecycle is Lifecycle.STOPPING]
     draining = [i.model for i in live if i.drain_until is not None or (i.unload_wanted and i.model not in stopping)]
-    in_turn = [i.model for i in live if i.id in plan.victims and i.drain_until is None]
-    starting = state.switch_in_progress()
-    if starting is not None:
-        return WaitPhase.QUEUED, f"{model.name} comes after {starting.model.name}, which is loading"
+    in_turn = [i.model for i in live if i.id in plan.needs and i.drain_until is None]
+    starting = [i.model for i in live if i.is_starting]
+    if starting:
+        return WaitPhase.QUEUED, f"{model.name} comes after {_names(starting)}, which is loading"
     if draining:
         return WaitPhase.DRAINING, f"{_names(draining)} must leave first and finishes its open requests"
     if in_turn:
@@ -186,5 +240,5 @@ def _explain_obstacles(model: ModelState, plan: Plan, state: State) -> tuple[Wai
     return WaitPhase.STOPPING, f"{_names(stopping)} is being stopped to make room"
 
 
-def _names(models: list[ModelState] | tuple[ModelState, ...]) -> str:
-    return " and ".join(model.name for model in models) or "another model"
+def _names(models: Sequence[ModelState]) -> str:
+    return " and ".join(dict.fromkeys(model.name for model in models)) or "another model"
