@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ import pytest
 from routing import RouterProcess, Start, leftovers
 
 from llm_router.models import tiny
+
+# The contract isn't packaged: it is found from the repository's root.
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 
 @pytest.fixture

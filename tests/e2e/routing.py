@@ -65,9 +65,11 @@ class RouterProcess:
     """`llm-router serve` with its own state folder, as a process of its own."""
 
     def __init__(self, folder: Path, models: dict[str, Any], **settings: Any) -> None:
+        folder.mkdir(exist_ok=True)
         self.folder = folder
         self.config = folder / "router_config.json"
         settings.setdefault("router_port", 0)
+        settings.setdefault("memory", "exclusive")  # the models are small, and the tests are about taking turns
         settings.setdefault("state_dir", str(folder / "state"))
         self.config.write_text(json.dumps({**settings, "models": models}))
         self.process: Child | None = None

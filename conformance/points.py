@@ -1,0 +1,320 @@
+"""What a client and an operator may rely on, whatever engine is behind the router: one function for each point.
+
+Counterpart: `tests/e2e/test_backends_contract.py`, which asks them of the fakes, and `run`, which asks them of real
+engines. A point takes the subject in whatever state the one before left it, and says by AssertionError what differs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+from routing import Events, RouterProcess, is_alive, leftovers, until
+
+Json = dict[str, Any]
+MESSAGES = [{"role": "user", "content": "hello"}]
+
+
+class CannotRunError(Exception):
+    """This point has no meaning for this subject; the text says why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """A running router with the model under test.
+
+    `answer`: what the model says to everything, whole. `other`: a second model of another name, so that there is a
+    switch; its `other_answer`. `refused`: fields of a request that the engine itself answers with 400. `endless`:
+    fields of one that goes on for seconds. `percent`: whether the engine says how far a load is. `context_length`: what
+    it must have been read back as. `stop_s`: the longest its stop plan may take with a stream open. `key`: the engine's
+    own, where it insists on one. `load_s`: the longest one load may take. `remote`: the router doesn't start it.
+    `keeps_server`: its process stays when the model leaves, for the next one.
+    """
+
+    router: RouterProcess
+    model: str
+    answer: str
+    other: str
+    other_answer: str
+    refused: Json
+    endless: Json = field(default_factory=lambda: {"ignore_eos": True, "max_tokens": 900})
+    percent: bool = False
+    context_length: int | None = None
+    stop_s: float = 5.0
+    key: str | None = None
+    load_s: float = 30.0
+    remote: bool = False
+    keeps_server: bool = False
+
+    async def post(self, path: str, body: Json, **headers: str) -> httpx.Response:
+        async with self.router.client() as client:
+            return await client.post(path, json=body, headers=headers, timeout=self.load_s)
+
+    async def status(self) -> Json:
+        return (await self.router.status())[self.model]
+
+    async def load(self, model: str | None = None) -> list[Json]:
+        """Make it ready; returns the steps that the router told. Ends a back-off too."""
+        reply = await self.post("/admin/load", {"model": model or self.model})
+        steps = [json.loads(line) for line in reply.text.splitlines()]
+        assert steps[-1].get("ready"), steps[-1]
+        return steps
+
+    async def unload(self) -> None:
+        await self.post("/admin/unload", {"model": self.model})
+
+    async def chat(self, **more: Any) -> Events:
+        async with asyncio.timeout(self.load_s + 30):
+            return await self.router.chat(self.model, **more)
+
+
+Point = Callable[[Subject], Awaitable[None]]
+POINTS: dict[str, Point] = {}
+
+
+def point(function: Point) -> Point:
+    POINTS[function.__name__] = function
+    return function
+
+
+def _only_if_started(subject: Subject) -> None:
+    if subject.remote:
+        raise CannotRunError("the router doesn't start it")
+
+
+@point
+async def a_load_says_how_it_goes(subject: Subject) -> None:
+    await subject.unload()
+    events = await subject.chat()
+    assert events.error is None, events.error
+    assert events.text == subject.answer, events.text
+    if not subject.remote:
+        assert "⏳ Loading model... " in events.written, events.written
+        assert "✓ Model ready! (" in events.written, events.written
+
+
+@point
+async def a_load_tells_its_percent(subject: Subject) -> None:
+    _only_if_started(subject)
+    if not subject.percent:
+        raise CannotRunError("this engine doesn't say how far a load is")
+    await subject.unload()
+    fractions = {step.get("fraction") for step in await subject.load()} - {None}
+    assert fractions, "no step had a fraction"
+    assert all(0.0 <= fraction <= 1.0 for fraction in fractions), fractions
+
+
+@point
+async def a_ready_model_says_nothing_of_loading(subject: Subject) -> None:
+    await subject.load()
+    events = await subject.chat()
+    assert events.text == subject.answer, events.text
+    assert "Loading" not in events.written, events.written
+
+
+@point
+async def a_whole_answer_has_usage_and_timings(subject: Subject) -> None:
+    reply = (await subject.post("/v1/chat/completions", {"model": subject.model, "messages": MESSAGES})).json()
+    (choice,) = reply["choices"]
+    assert choice["message"]["content"] == subject.answer, choice
+    assert choice["finish_reason"] == "stop", choice
+    assert reply["usage"]["completion_tokens"] > 5, reply["usage"]
+    assert reply["timings"]["predicted_n"] == reply["usage"]["completion_tokens"], reply
+
+
+@point
+async def a_stream_ends_with_usage_and_timings_in_its_finish_chunk(subject: Subject) -> None:
+    events = await subject.chat()
+    carrying = [chunk for chunk in events.chunks if chunk.get("usage") or chunk.get("timings")]
+    assert len(carrying) == 1, carrying
+    (last,) = carrying
+    assert last["choices"][0]["finish_reason"] == "stop", last
+    assert last["usage"]["completion_tokens"] == last["timings"]["predicted_n"] > 5, last
+    assert events.done
+    assert all(value is not None for value in last["usage"].values()), last
+    assert "~" not in events.written, "the engine's own counts, not an estimate"
+    assert f"| {last['usage']['completion_tokens']} tokens in " in events.written, events.written
+
+
+@point
+async def a_client_that_asks_for_usage_gets_it_in_a_chunk_of_its_own(subject: Subject) -> None:
+    events = await subject.chat(stream_options={"include_usage": True})
+    carrying = [chunk["choices"] for chunk in events.chunks if chunk.get("usage") or chunk.get("timings")]
+    assert carrying == [[]], carrying
+
+
+@point
+async def a_completion_is_answered(subject: Subject) -> None:
+    body = {"model": subject.model, "prompt": "x", "max_tokens": 6}
+    reply = (await subject.post("/v1/completions", body)).json()
+    assert subject.answer.startswith(reply["choices"][0]["text"].rstrip()), reply
+    assert reply["choices"][0]["text"], reply
+    assert reply["usage"]["completion_tokens"] == 6, reply
+
+
+@point
+async def the_reply_names_the_model_that_was_asked_for(subject: Subject) -> None:
+    events = await subject.chat(max_tokens=3)
+    named = {chunk["model"] for chunk in events.chunks if "model" in chunk}
+    assert named == {subject.model}, named
+
+
+@point
+async def the_engines_refusal_keeps_its_status_and_has_the_one_shape(subject: Subject) -> None:
+    body = {"model": subject.model, "messages": MESSAGES, **subject.refused}
+    reply = await subject.post("/v1/chat/completions", body)
+    assert reply.status_code == 400, reply.text
+    assert set(reply.json()) == {"error"}, reply.text
+    error = reply.json()["error"]
+    assert isinstance(error["message"], str), error
+    assert error["message"], error
+    assert {"type", "code"} <= set(error), error
+
+
+@point
+async def a_name_that_is_not_configured_is_refused(subject: Subject) -> None:
+    reply = await subject.post("/v1/chat/completions", {"model": "no-such-model", "messages": MESSAGES})
+    assert (reply.status_code, reply.json()["error"]["code"]) == (404, "model_not_found"), reply.text
+
+
+@point
+async def answers_come_from_the_model_that_was_named(subject: Subject) -> None:
+    """Five requests at once to two models, twice, so that it goes there and back."""
+    names = [subject.model, subject.other, subject.model, subject.other, subject.model] * 2
+    right = {subject.model: subject.answer, subject.other: subject.other_answer}
+    async with asyncio.timeout(3 * subject.load_s + 30):
+        answers = await asyncio.gather(*(subject.router.chat(name) for name in names))
+    for name, events in zip(names, answers, strict=True):
+        assert events.error is None, events.error
+        assert events.text == right[name], (name, events.text)
+
+
+@point
+async def the_engine_has_its_key_and_the_client_needs_none(subject: Subject) -> None:
+    if subject.key is None:
+        raise CannotRunError("this one was started without a key")
+    await subject.load()
+    port = (await subject.status())["port"]
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as direct:
+        refused = await direct.get("/v1/models")
+        allowed = await direct.get("/v1/models", headers={"Authorization": f"Bearer {subject.key}"})
+    assert (refused.status_code, allowed.status_code) == (401, 200)
+    events = await subject.chat(headers={"Authorization": "Bearer of-the-client"})
+    assert events.text == subject.answer, events
+    async with subject.router.client() as client:
+        logs = (await client.get(f"/admin/logs/{subject.model}")).text
+    assert subject.key not in logs + subject.router.log.read_text(), "the key is in a log"
+
+
+@point
+async def a_client_that_leaves_ends_its_request(subject: Subject) -> None:
+    await subject.load()
+    body = {"model": subject.model, "stream": True, "messages": MESSAGES, **subject.endless}
+    async with (
+        subject.router.client() as client,
+        client.stream("POST", "/v1/chat/completions", json=body) as reply,
+    ):
+        await anext(reply.aiter_lines())
+
+    async def is_free() -> bool:
+        return (await subject.status())["leases"] == 0
+
+    await until(is_free)
+    assert (await subject.chat(max_tokens=3)).error is None
+
+
+@point
+async def it_stops_within_its_plan_while_a_stream_runs(subject: Subject) -> None:
+    """A switch whose drain deadline passes; the stream that was in its way is told so."""
+    _only_if_started(subject)
+    await subject.load()
+    pid = (await subject.status())["pid"]
+    stream = asyncio.ensure_future(subject.chat(**subject.endless))  # noqa: TID251 - awaited below
+    await subject.router.when(subject.model, lambda status: status["leases"] == 1)
+    began = time.monotonic()
+    await subject.load(subject.other)
+    took = time.monotonic() - began
+    events = await stream
+    assert events.error is not None, events.text
+    assert events.error["code"] == "preempted", events.error
+    assert events.done
+    assert took < subject.stop_s + subject.load_s, took
+    assert subject.keeps_server or not is_alive(pid), "its process is still there"
+
+
+@point
+async def a_load_can_be_given_up(subject: Subject) -> None:
+    _only_if_started(subject)
+    await subject.unload()
+    waiting = asyncio.ensure_future(subject.chat())  # noqa: TID251 - cancelled below
+    await subject.router.when(subject.model, lambda status: status["state"] == "starting" and bool(status["pid"]))
+    pid = (await subject.status())["pid"]
+    waiting.cancel()  # whoever still waited would have it loaded again
+    await asyncio.gather(waiting, return_exceptions=True)
+    await subject.unload()
+    assert (await subject.status())["state"] == "unloaded"
+    assert subject.keeps_server or not is_alive(pid), "its process is still there"
+
+
+@point
+async def a_crash_while_idle_is_noticed_and_leaves_nothing(subject: Subject) -> None:
+    _only_if_started(subject)
+    await subject.load()
+    pid = (await subject.status())["pid"]
+    os.kill(pid, signal.SIGKILL)
+    await subject.router.when(subject.model, lambda status: status["pid"] != pid, timeout_s=20)
+
+    async def is_clean() -> bool:
+        return not leftovers(subject.router)
+
+    await until(is_clean, 20)
+    assert (await subject.chat()).text == subject.answer
+
+
+@point
+async def a_crash_before_the_first_token_is_unseen(subject: Subject) -> None:
+    _only_if_started(subject)
+    await subject.load()
+    pid = (await subject.status())["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    waiting = asyncio.ensure_future(subject.chat())  # noqa: TID251 - awaited below
+    await subject.router.when(subject.model, lambda status: status["leases"] == 1)
+    os.kill(pid, signal.SIGKILL)
+    events = await waiting
+    assert events.error is None, events.error
+    assert events.text == subject.answer, events.text
+
+
+@point
+async def a_crash_in_a_stream_ends_it_with_an_error(subject: Subject) -> None:
+    _only_if_started(subject)
+    await subject.load()
+    pid = (await subject.status())["pid"]
+    stream = asyncio.ensure_future(subject.chat(**subject.endless))  # noqa: TID251 - awaited below
+    await subject.router.when(subject.model, lambda status: status["leases"] == 1)
+    await asyncio.sleep(0.3)  # nothing says that the first token is out
+    os.kill(pid, signal.SIGKILL)
+    events = await stream
+    assert events.done
+    assert not events.broken
+    assert events.error is None or events.error["code"] == "upstream_lost", events.error
+    assert (await subject.chat()).text == subject.answer
+
+
+@point
+async def it_outlives_a_router_that_is_killed(subject: Subject) -> None:
+    _only_if_started(subject)
+    await subject.load()
+    pid = (await subject.status())["pid"]
+    await subject.router.kill()
+    assert is_alive(pid)
+    await subject.router.start()
+    assert (await subject.chat()).text == subject.answer
+    assert (await subject.status())["pid"] == pid
