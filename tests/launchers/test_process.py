@@ -1,6 +1,7 @@
 """Starting, noticing the end, and ending processes: with a real child each time."""
 
 import asyncio
+import dataclasses
 import os
 import signal
 import time
@@ -184,3 +185,15 @@ async def test_old_logs_make_room(launcher: ProcessLauncher, tmp_path: Path) -> 
         await process.exited
     logs = sorted(path.name for path in (tmp_path / "state" / "logs").iterdir())
     assert logs == [f"org-model-tag-{number}.log" for number in (4, 5, 6, 7, 8)]
+
+
+async def test_it_runs_in_its_folder(launcher: ProcessLauncher, tmp_path: Path) -> None:
+    spec = dataclasses.replace(python_spec("import os; print(os.getcwd())"), directory=str(tmp_path))
+    process = await launcher.start(spec, identity())
+    await line_of(process, str(tmp_path))
+
+
+async def test_a_missing_folder_is_named(launcher: ProcessLauncher, tmp_path: Path) -> None:
+    spec = dataclasses.replace(python_spec("pass"), directory=str(tmp_path / "none"))
+    with pytest.raises(LaunchError, match=r"in .*/none: No such file or directory; correct the folder"):
+        await launcher.start(spec, identity())

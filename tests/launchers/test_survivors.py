@@ -332,3 +332,22 @@ async def test_letting_go_leaves_it_running_for_the_next_one(tmp_path: Path) -> 
     await adopted.stop(AT_ONCE)
     second.close()
     reap(started.pid)
+
+
+async def test_what_became_another_instance_is_adopted_as_that_one(tmp_path: Path) -> None:
+    first = ProcessLauncher(tmp_path)
+    started = await first.start(fake_spec("--exit-on-stdin-eof"), identity(instance=1, model="a"))
+    await line_of(started, "listening")
+    first.hand_over(started, identity(instance=2, model="b"))
+    assert started.identity.model == "b"
+    first.close()
+    second, (adopted,) = await successor(tmp_path)
+    assert adopted.identity == identity(instance=2, model="b")
+    assert adopted.pid == started.pid
+    (fifo,) = (tmp_path / "instances").glob("*.stdin")
+    fifo.write_text("hello\n")
+    await line_of(adopted, "stdin: hello")
+    await adopted.stop(AT_ONCE)
+    assert list((tmp_path / "instances").iterdir()) == []
+    second.close()
+    reap(started.pid)
