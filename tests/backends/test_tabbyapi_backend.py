@@ -83,12 +83,25 @@ def test_the_models_arguments_come_last() -> None:
     "form", [{"script": "/s.sh"}, {"command": ("python", "main.py")}, {"url": "http://gpu:5000"}], ids=str
 )
 def test_a_name_and_an_admin_key_make_any_server_load(form: dict[str, object]) -> None:
-    request = LaunchRequest(model="exl", port=5000, model_name="sub/Qwen", admin_key="adm", **form)  # type: ignore[arg-type] # one of the forms
+    request = LaunchRequest(model="exl", port=5000, model_name="Qwen", admin_key="adm", **form)  # type: ignore[arg-type] # one of the forms
     spec = launch(request)
     assert spec.load is not None
-    assert json.loads(spec.load.call.body)["model_name"] == "sub/Qwen"
-    assert (spec.load.name, spec.served_name) == ("Qwen", "Qwen")  # it names itself by the last folder
+    assert json.loads(spec.load.call.body)["model_name"] == "Qwen"
+    assert (spec.load.name, spec.served_name) == ("Qwen", "Qwen")
     assert (spec.readiness.path, spec.credential) == ("/.well-known/serviceinfo", "adm")
+
+
+def test_it_names_a_model_by_its_last_folder() -> None:
+    spec = launch(dataclasses.replace(SCRIPT, model_name="Qwen/4.0bpw", admin_key="adm"))
+    assert spec.load is not None
+    assert json.loads(spec.load.call.body)["model_name"] == "Qwen/4.0bpw"
+    assert (spec.load.name, spec.served_name) == ("4.0bpw", "4.0bpw")
+
+
+def test_where_others_load_too_the_last_folder_does_not_tell_models_apart() -> None:
+    request = LaunchRequest(model="exl", port=0, url="http://gpu:5000", model_name="Qwen/4.0bpw", admin_key="adm")
+    with pytest.raises(LaunchError, match=r'cannot use exl: .*"Qwen/4.0bpw".*a name of its own'):
+        launch(request)
 
 
 @pytest.mark.parametrize("change", [{"admin_key": None}, {"model_name": None}], ids=str)

@@ -48,6 +48,11 @@ class TabbyAPI:
         spec = plain_launch(_with_a_key(request), _HABITS, served_name=_folder(server_name(request)))
         if request.admin_key is None or request.model_name is None:
             return spec
+        if request.url is not None and len(PurePath(request.model_name).parts) > 1:
+            raise LaunchError(
+                f'cannot use {request.model}: TabbyAPI calls "{request.model_name}" by its last folder alone, which '
+                "another model there may have too; give that folder a name of its own, right below the model folder"
+            )
         template = (*(request.command or ()), *((request.script,) if request.script else ()), *request.args)
         named = tuple(item.replace("${MODEL}", request.model_name) for item in template)
         return self._with_load(request, spec, request.model_name, named)
