@@ -14,6 +14,8 @@ IDLE: dict[str, Any] = {
     "state": "unloaded",
     "instance": None,
     "pid": None,
+    "devices": [],
+    "held_mib": {},
     "port": None,
     "leases": 0,
     "waiting": 0,
@@ -35,6 +37,7 @@ class FakeRouter(ThreadingHTTPServer):
         self.asked: list[tuple[str, Any]] = []
         self.models: list[dict[str, Any]] = [IDLE]
         self.steps: list[dict[str, Any]] = [{"ready": True, "elapsed_s": 0.1}]
+        self.devices: list[dict[str, Any]] = []
         self.unloaded = True
         self.error: tuple[int, dict[str, Any]] | None = None
         self.log = ["first line", "second line"]
@@ -53,7 +56,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self._refused():
             return
         if self.path == "/admin/status":
-            self._json({"version": "1", "pid": 7, "uptime_s": 1.5, "config": "c.json", "models": self.server.models})
+            about = {"version": "1", "pid": 7, "uptime_s": 1.5, "config": "c.json"}
+            self._json({**about, "devices": self.server.devices, "models": self.server.models})
             return
         self._begin("text/plain")
         self.wfile.write("".join(line + "\n" for line in self.server.log).encode())

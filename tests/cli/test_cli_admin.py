@@ -38,6 +38,26 @@ def test_status_shows_each_model_with_what_it_is_doing(router: FakeRouter) -> No
     assert " ".join(lines[4]) == "broken llamacpp failed out of memory; tries again after 8.0s"
 
 
+def test_status_shows_who_has_the_memory_of_each_device(router: FakeRouter) -> None:
+    card = {"total_mib": 24576, "free_mib": 10240, "is_there": True}
+    router.models = [{**IDLE, "state": "ready", "pid": 42, "port": 9001, "held_mib": {"0": 13312}}]
+    router.devices = [
+        {**card, "device": "0", "title": "RTX 4090", "budget_mib": 23552, "reserved_mib": {"a": 13824, "b": 512}}
+        | {"held_mib": 13312},
+        {**card, "device": "1", "title": "", "budget_mib": None, "reserved_mib": {"c": None}, "held_mib": 0},
+        {**card, "device": "2", "title": "", "budget_mib": 0, "reserved_mib": {}, "held_mib": 0}
+        | {"is_there": False, "free_mib": None},
+    ]
+    lines = [" ".join(line.split()) for line in run("status").stdout.splitlines()]
+    assert lines[1] == "qwen llamacpp ready pid 42, port 9001; 13.0 GiB of 0"
+    assert lines[3:] == [
+        "DEVICE BUDGET RESERVED HELD FREE RESERVED BY",
+        "0 RTX 4090 23.0 GiB 14.0 GiB 13.0 GiB 10.0 GiB a 13.5 GiB, b 512 MiB",
+        "1 all 0 MiB 10.0 GiB c (alone)",
+        "2 gone 0 MiB",
+    ]
+
+
 def test_status_as_json_is_what_the_router_said(router: FakeRouter) -> None:
     result = run("status", "--json")
     assert json.loads(result.stdout)["models"] == [IDLE]

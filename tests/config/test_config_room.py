@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from machine import Device
 
 from llm_router.config import Config, check
-from llm_router.config.room import Device, Devices, budgets, placed_on, reserves
+from llm_router.config.room import Devices, budgets, placed_on, reserves
 from llm_router.core.specs import ANY_DEVICE
 
 HOST: Devices = {"cpu": Device(total_mib=32000)}

@@ -7,9 +7,10 @@ from typing import Any
 
 import pydantic
 import pytest
+from machine import Device
 
 from llm_router.config import Config, specs
-from llm_router.config.room import Device, Devices
+from llm_router.config.room import Devices
 from llm_router.core.specs import ModelSpec
 
 GPU: Devices = {"0": Device(total_mib=24000), "cpu": Device(total_mib=64000)}

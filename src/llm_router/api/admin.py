@@ -72,13 +72,14 @@ class Admin:
         return router
 
     async def status(self) -> dict[str, Any]:
-        """Every configured model with its instance, if it has one."""
+        """The devices, and every configured model with its instance, if it has one."""
         snapshot = self._supervisor.handle.scheduler.snapshot()
         return {
             "version": __version__,
             "pid": os.getpid(),
             "uptime_s": round(self._now() - self._started_at, 1),
             "config": self._config_path,
+            "devices": [asdict(device) for device in self._supervisor.devices()],
             "models": [self._model_status(entry, snapshot) for entry in self._catalog.entries.values()],
         }
 
@@ -96,6 +97,8 @@ class Admin:
             "instance": None if instance is None else instance.id,
             "pid": record.process.pid if record is not None and record.process is not None else None,
             "port": record.spec.address.port if record is not None and record.spec is not None else None,
+            "devices": [] if record is None else list(record.devices),
+            "held_mib": {} if instance is None else dict(self._supervisor.held_mib(instance.id)),
             "leases": 0 if instance is None else instance.leases,
             "waiting": snapshot.waiting.get(entry.name, 0),
             "since_s": None if record is None else round(now - (record.ready_at or record.since), 1),

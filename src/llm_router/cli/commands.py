@@ -18,6 +18,7 @@ from llm_router import __version__
 from llm_router.cli import show
 from llm_router.cli.client import RouterClient
 from llm_router.cli.guard import EXIT_CODES, FAILED, Commands, exit_code
+from llm_router.cli.simulate import simulate
 from llm_router.config import check, examine, find, load
 from llm_router.config.problems import Problem
 from llm_router.errors import LlmRouterError
@@ -119,7 +120,7 @@ def check_command(config: ConfigOption = None, as_json: JsonOption = False) -> N
 
 @app.command()
 def status(url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
-    """Show every model and what it is doing.
+    """Show every model and what it is doing, and the memory of each device.
 
     Exit codes: 0 shown; 1 something else answers there; 3 the router is not running.
     """
@@ -131,6 +132,9 @@ def status(url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
     # Into a pipe every model is one line, however long.
     console = Console() if sys.stdout.isatty() else Console(width=500)
     console.print(show.status_table(current))
+    if current["devices"]:
+        console.print()
+        console.print(show.device_table(current))
 
 
 @app.command("load")
@@ -177,6 +181,9 @@ def logs(
     """
     for line in RouterClient(url).logs(model, lines=lines, follow=follow):
         print(line, flush=follow)
+
+
+app.command()(simulate)
 
 
 @contextmanager

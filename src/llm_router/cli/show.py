@@ -48,6 +48,33 @@ def status_table(status: dict[str, Any]) -> Table:
     return table
 
 
+def device_table(status: dict[str, Any]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("DEVICE", no_wrap=True)
+    for title in ("BUDGET", "RESERVED", "HELD", "FREE"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("RESERVED BY", overflow="fold")
+    for device in status["devices"]:
+        reserved = device["reserved_mib"]
+        known = [mib for mib in reserved.values() if mib is not None]
+        table.add_row(
+            escape(f"{device['device']} {device['title']}".strip()),
+            memory(device["budget_mib"]) if device["is_there"] else "[red]gone[/]",
+            "all" if len(known) < len(reserved) else memory(sum(known)) if known else "",
+            memory(device["held_mib"]),
+            memory(device["free_mib"]),
+            escape(", ".join(f"{model} {memory(mib) or '(alone)'}" for model, mib in reserved.items())),
+        )
+    return table
+
+
+def memory(mib: int | None) -> str:
+    """`800 MiB`, `13.4 GiB`; nothing for None."""
+    if mib is None:
+        return ""
+    return f"{mib} MiB" if mib < 1024 else f"{mib / 1024:.1f} GiB"
+
+
 def _note(model: dict[str, Any]) -> str:
     parts = []
     if model["fraction"] is not None and model["state"] == "starting":
@@ -58,6 +85,8 @@ def _note(model: dict[str, Any]) -> str:
             parts.append(f"tries again after {duration(model['retry_after_s'])}")
     elif model["pid"] is not None:
         parts.append(f"pid {model['pid']}, port {model['port']}")
+    if model["held_mib"]:
+        parts.append(", ".join(f"{memory(mib)} of {device}" for device, mib in model["held_mib"].items()))
     return "; ".join(parts)
 
 

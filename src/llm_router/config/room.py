@@ -6,7 +6,7 @@ Counterparts: `groups`, which does the same for seats; `core.specs`, in whose wo
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from typing import Protocol
 
 from llm_router.config.rules import Key, Mistake
 from llm_router.config.schema import Config
@@ -19,12 +19,13 @@ _HOST_RESERVE_MIB = 2048
 _HOST_RESERVE_SHARE = 10  # a tenth
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Device:
+class Device(Protocol):
     """A device as the hardware says it is. `uuid`: how it may be named too; "" where it has none."""
 
-    total_mib: int
-    uuid: str = ""
+    @property
+    def total_mib(self) -> int: ...
+    @property
+    def uuid(self) -> str: ...
 
 
 Devices = Mapping[str, Device]

@@ -35,14 +35,15 @@ _GROWTH_MIB = 16  # a process that does nothing still gains or loses some pages
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceView:
-    """A device as it was at the last look, in MiB. `held_mib`: by our instances together. `is_there`: it could be
-    read."""
+    """A device as it was at the last look, in MiB. `held_mib`: by our instances together. `available_mib`: what models
+    may use, as told last; None: never told, or it is gone. `is_there`: it could be read."""
 
     device: str
     title: str
     total_mib: int
     free_mib: int
     held_mib: int
+    available_mib: int | None
     is_there: bool
 
 
@@ -51,8 +52,6 @@ class _Watched:
     """One instance. `held_mib`, `peak_mib`: by device, only where something was seen. `marked_mib`: host and devices
     together when it last grew."""
 
-    model: str
-    launch_key: str
     pid: int
     devices: tuple[str, ...]
     reserved_mib: Mapping[str, int]
@@ -70,8 +69,8 @@ class MemoryWatch:
     """Must be made inside the running event loop.
 
     `devices`: those that models may use, as the scheduler names them; `reserve_mib`: what must stay free on each.
-    `load_of`: model and launch key of an instance. `family`: the processes of an instance, from its first.
-    `is_alive`: whether a process still runs.
+    `load_of`: model and launch key of an instance; None: nobody knows it. `family`: the processes of an instance, from
+    its first. `is_alive`: whether a process still runs.
     """
 
     def __init__(
@@ -81,7 +80,7 @@ class MemoryWatch:
         *,
         devices: Iterable[str],
         reserve_mib: Mapping[str, int],
-        load_of: Callable[[int], tuple[str, str]],
+        load_of: Callable[[int], tuple[str, str] | None],
         post: Callable[[Event], None],
         spawn: Callable[[str, Coroutine[Any, Any, None]], asyncio.Task[None]],
         family: Family = family,
@@ -146,11 +145,8 @@ class MemoryWatch:
         return frozenset().union(*(watched.pids for watched in self._watched.values()))
 
     def began(self, instance: int, pid: int, devices: tuple[str, ...]) -> None:
-        model, launch_key = self._load_of(instance)
         self._former -= {pid}
         self._watched[instance] = _Watched(
-            model=model,
-            launch_key=launch_key,
             pid=pid,
             devices=devices,
             reserved_mib=self._reserved.pop(instance, {}),
@@ -168,12 +164,11 @@ class MemoryWatch:
     def ended(self, instance: int) -> None:
         self._reserved.pop(instance, None)
         watched = self._watched.pop(instance, None)
-        if watched is None:
-            return
-        self._former |= watched.pids | {watched.pid}
-        if watched.ready_at is not None and watched.peak_mib:
-            self._history.note_peak(watched.model, watched.launch_key, dict(watched.peak_mib))
-        self._wake.set()
+        if watched is not None:
+            self._former |= watched.pids | {watched.pid}
+            if watched.ready_at is not None:
+                self._learn(instance, watched)
+            self._wake.set()
 
     def grew(self, instance: int) -> float:
         watched = self._watched.get(instance)
@@ -199,6 +194,7 @@ class MemoryWatch:
                 total_mib=reading.total_mib,
                 free_mib=reading.free_mib,
                 held_mib=sum(watched.held_mib.get(name, 0) for watched in self._watched.values()),
+                available_mib=self._told.get(name),
                 is_there=name in self._readings,
             )
             for name, reading in self._known.items()
@@ -267,11 +263,16 @@ class MemoryWatch:
         elif not has_grown or all(mib <= watched.reserved_mib.get(device, mib) for device, mib in peak.items()):  # 2
             return
         watched.told_mib = dict(peak)
-        if is_ready and peak:
-            self._history.note_peak(watched.model, watched.launch_key, dict(peak))
+        if is_ready:
+            self._learn(instance, watched)
         used_mib = {device: mib for device, mib in peak.items() if device in self._devices}
         if used_mib:
             self._post(MemoryMeasured(at=self._now(), instance=instance, used_mib=used_mib))
+
+    def _learn(self, instance: int, watched: _Watched) -> None:
+        load = self._load_of(instance)
+        if watched.peak_mib and load is not None:
+            self._history.note_peak(*load, dict(watched.peak_mib))
 
     def _tell_device(self, device: str, reading: DeviceReading | None) -> None:
         available = None

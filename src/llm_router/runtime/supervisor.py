@@ -9,7 +9,7 @@ import asyncio
 import logging
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import assert_never
 
@@ -26,6 +26,7 @@ from llm_router.core.commands import (
 )
 from llm_router.core.events import (
     Event,
+    InstanceReady,
     LoadRequested,
     ShutdownRequested,
     TimerFired,
@@ -34,13 +35,18 @@ from llm_router.core.events import (
 )
 from llm_router.core.scheduler import Scheduler
 from llm_router.core.specs import ModelSpec, PolicySpec
+from llm_router.core.views import WaitPhase
+from llm_router.hardware.base import Reader
+from llm_router.history.base import History
 from llm_router.launchers.base import Launcher
 from llm_router.relay.client import Pool
 from llm_router.relay.status_text import Progress
 from llm_router.runtime.effects import Effects
-from llm_router.runtime.instances import Launches
+from llm_router.runtime.instances import DeviceSize, Launches, RecentLoads
 from llm_router.runtime.leases import Leases
 from llm_router.runtime.loop import Handle
+from llm_router.runtime.memory import MemoryWatch
+from llm_router.runtime.status import DeviceStatus, device_statuses
 from llm_router.runtime.tasks import Tasks
 
 _log = logging.getLogger(__name__)
@@ -50,7 +56,9 @@ class Supervisor:
     """Must be made inside the running event loop.
 
     `leave_on_exit`: at shutdown leave loaded models running for the next router instead of stopping them.
-    `response_timeout_s`: the longest silence of a server that owes us bytes.
+    `response_timeout_s`: the longest silence of a server that owes us bytes. `reader`: None: nothing is measured; it is
+    closed with the supervisor. `reserve_mib`: what is to stay free, by device. `device_mib`: what a device has.
+    `is_warm`: whether a model's files are in memory already. `history`: None: only this run is remembered.
     """
 
     def __init__(
@@ -62,9 +70,16 @@ class Supervisor:
         launcher: Launcher,
         response_timeout_s: float,
         leave_on_exit: bool = False,
+        reader: Reader | None = None,
+        reserve_mib: Mapping[str, int] | None = None,
+        device_mib: DeviceSize = lambda _: None,
+        is_warm: Callable[[str], bool] | None = None,
+        history: History | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._models = models
+        self._launches = launches
+        self._budgets = policy.budgets
         self._launcher = launcher
         self._leave_on_exit = leave_on_exit
         self._timers: dict[TimerKey, asyncio.TimerHandle] = {}
@@ -72,6 +87,18 @@ class Supervisor:
         self.tasks = Tasks()
         self.pool = Pool(spawn=self.tasks.spawn, timeout_s=response_timeout_s)
         self.handle = Handle(Scheduler(models, policy), self._carry_out)
+        history = history or RecentLoads()
+        self.memory = None
+        if reader is not None:
+            self.memory = MemoryWatch(
+                reader,
+                history,
+                devices=policy.budgets,
+                reserve_mib=reserve_mib or {},
+                load_of=self._load_of,
+                post=self.handle.post,
+                spawn=self.tasks.spawn,
+            )
         self.effects = Effects(
             launches=launches,
             launcher=launcher,
@@ -79,6 +106,10 @@ class Supervisor:
             tasks=self.tasks,
             post=self._report,
             now=self._loop.time,
+            watch=self.memory,
+            history=history,
+            is_warm=is_warm,
+            device_mib=device_mib,
         )
         self.leases = Leases(
             post=self.handle.post,
@@ -91,7 +122,10 @@ class Supervisor:
     # -- what others ask for
 
     async def adopt(self) -> None:
-        """Take over what an earlier router left running. Returns when each is adopted or ended."""
+        """Look at the memory, and take over what an earlier router left running. Returns when each is adopted or
+        ended."""
+        if self.memory is not None:
+            await self.memory.start()
         await self.effects.adopt()
 
     def load(self, model: str) -> None:
@@ -103,6 +137,15 @@ class Supervisor:
     def instance_of(self, model: str) -> int | None:
         """The id of the model's instance in whatever state, or None."""
         return next((record.id for record in self.effects.instances.values() if record.model == model), None)
+
+    def devices(self) -> list[DeviceStatus]:
+        """What models may use, have reserved and hold, by device."""
+        views = [] if self.memory is None else self.memory.devices()
+        return device_statuses(self._budgets, views, self.effects.instances.values())
+
+    def held_mib(self, instance: int) -> Mapping[str, int]:
+        """What an instance really holds, by device; empty where nothing is known."""
+        return {} if self.memory is None else self.memory.held_mib(instance)
 
     async def changed(self) -> None:
         """Wait for the next instance to become ready or to go."""
@@ -116,16 +159,20 @@ class Supervisor:
         if wait is None:
             return None
         now = self._loop.time()
+        elapsed_s = now - (wait.since if wait.started_at is None else wait.started_at)
+        estimate_s = self.effects.estimate_s(wait.model)
+        if wait.phase is not WaitPhase.STARTING:
+            estimate_s = None if wait.expected_s is None else elapsed_s + wait.expected_s
         fraction = None
         if wait.started_at is not None and (instance := self.instance_of(wait.model)) is not None:
             fraction = self.effects.instances[instance].loading.fraction
         return Progress(
             phase=wait.phase.value,
-            elapsed_s=now - (wait.since if wait.started_at is None else wait.started_at),
+            elapsed_s=elapsed_s,
             limit_s=self._models[wait.model].load_timeout_s,
             fraction=fraction,
-            estimate_s=self.effects.estimate_s(wait.model),
-            position=wait.ahead,
+            estimate_s=estimate_s,
+            position=wait.position if wait.phase is WaitPhase.BUSY else wait.ahead,
         )
 
     def refuse_new(self) -> None:
@@ -150,6 +197,8 @@ class Supervisor:
             timer.cancel()
         self.pool.close()
         await self.tasks.close()
+        if self.memory is not None:
+            await self.memory.close()
         self._launcher.close()
 
     @contextmanager
@@ -166,7 +215,15 @@ class Supervisor:
 
     # -- what the scheduler asks for
 
+    def _load_of(self, instance: int) -> tuple[str, str] | None:
+        """Model and launch key."""
+        record = self.effects.instances.get(instance)
+        launch = None if record is None else self._launches.get(record.model)
+        return None if record is None or launch is None else (record.model, launch.key)
+
     def _report(self, event: Event) -> None:
+        if isinstance(event, InstanceReady) and self.memory is not None:
+            self.memory.ready(event.instance)
         self.handle.post(event)
         changes, self._changes = self._changes, []
         for change in changes:
