@@ -20,10 +20,10 @@ GPUS="${GPUS:-1}" # over how many GPUs the model is spread
 MEMORY_FRACTION="${MEMORY_FRACTION:-0.85}"
 
 # --- Blackwell --------------------------------------------------------------------------------------------------------
-# SGLang 0.5.23 from PyPI is built for CUDA 13, which knows both:
-#   12.0   RTX PRO 6000, RTX 50 series   --attention-backend flashinfer, or triton where a model needs it.
-#                                        trtllm_mha and trtllm_mla are for 10.0 alone: "Unsupported architecture".
-#   10.0   B200                          leave --attention-backend to SGLang.
+# SGLang 0.5.23 from PyPI is built for CUDA 13, which knows both, and chooses its kernels by the card.
+#   12.0   RTX PRO 6000, RTX 50 series   leave out what recipes for a B200 name: --attention-backend cutedsl_mla,
+#                                        --moe-runner-backend flashinfer_trtllm, --quantization nvfp4_online.
+#   10.0   B200                          has them all.
 
 # SGLang's /health generates a token each time it is asked, unless it is told not to.
 export SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION=0
