@@ -53,7 +53,8 @@ def prepare(cache: Path, report: Report, *, places: list[Path] | None = None) ->
     models = _from_this_machine(report, local.folders() if places is None else places)
     if not _chats(models):
         models = {**(_from_earlier(cache) or _fetched(cache, report)), **models}
-    return {"models": {**models, **known}}
+    # Small as they are, they would all fit at once, and there would be no switch to see.
+    return {"memory": "exclusive", "models": {**models, **known}}
 
 
 def _from_this_machine(report: Report, places: list[Path]) -> Models:

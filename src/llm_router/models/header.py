@@ -1,19 +1,26 @@
-"""Reads the header of a GGUF file: its metadata without the arrays. Counterpart: `local`, which judges by it.
+"""Reads the header of a GGUF file: its metadata, and where its tensors lie. Reads no tensors and checks none.
 
-Layout after ggml's docs/gguf.md: magic, version, tensor count, field count, then key, type and value of each field.
-Reads no tensors and checks none.
+Counterparts: `local`, which judges a file by it, and `gguf_memory`, which says what it will take. Layout after ggml's
+docs/gguf.md: magic, version, tensor count, field count; key, type and value of each field; name, shape, type and
+place of each tensor.
 """
 
 from __future__ import annotations
 
+import itertools
 import mmap
 import struct
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 _FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 _MOST_FIELDS = 10_000
+_MOST_TENSORS = 1_000_000
+_LONGEST_ARRAY = 1024  # one entry a layer, and llama.cpp allows 512 of them; vocabularies are longer
+_MOST_ENTRIES, _LONGEST_TEXT, _DEEPEST = 10_000_000, 2**26, 4  # beyond these it isn't a header but chance
 
 Value = str | int | float | bool
 
@@ -24,10 +31,12 @@ class NotGguf(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
-    """`fields`: every scalar and text by its key, such as `general.architecture`."""
+    """`fields`: every scalar and text by its key, such as `general.architecture`. `arrays`: those of numbers that may
+    have one entry for each layer."""
 
     tensors: int
     fields: dict[str, Value]
+    arrays: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
     @property
     def architecture(self) -> str:
@@ -40,13 +49,26 @@ class Header:
 
 def read(path: Path) -> Header:
     """Raises: NotGguf; OSError where the file can't be read."""
+    with _reader(path) as reader:
+        return reader.header()
+
+
+def read_tensors(path: Path) -> tuple[Header, dict[str, int]]:
+    """The header, and the bytes that each tensor takes in the file. Raises: as `read`."""
+    with _reader(path) as reader:
+        header = reader.header()
+        return header, reader.tensors(header)
+
+
+@contextmanager
+def _reader(path: Path) -> Iterator[_Reader]:
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":
             raise NotGguf(f"{path} doesn't start with the letters GGUF")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             try:
-                return _Reader(content).header()
-            except (struct.error, IndexError, KeyError, UnicodeDecodeError) as error:
+                yield _Reader(content)
+            except (struct.error, IndexError, KeyError, UnicodeDecodeError, OverflowError) as error:
                 raise NotGguf(f"the header of {path} is damaged") from error
 
 
@@ -62,37 +84,59 @@ class _Reader:
         tensors, count = self._number("Q"), self._number("Q")
         if count > _MOST_FIELDS:
             raise NotGguf(f"{count} fields are too many to be true")
-        fields: dict[str, Value] = {}
+        header = Header(tensors=tensors, fields={}, arrays={})
         for _ in range(count):
             key, kind = self._text(), self._number("I")
-            value = self._value(kind)
-            if value is not None:
-                fields[key] = value
-        return Header(tensors=tensors, fields=fields)
+            if kind == _ARRAY:
+                numbers = self._array()
+                if numbers is not None:
+                    header.arrays[key] = numbers
+            else:
+                header.fields[key] = self._text() if kind == _STRING else self._unpacked(_FORMATS[kind])
+        return header
 
-    def _value(self, kind: int) -> Value | None:
-        if kind == _STRING:
-            return self._text()
-        if kind == _ARRAY:
-            self._skip_array()
-            return None
-        value: Value = self._unpacked(_FORMATS[kind])
-        return value
+    def tensors(self, header: Header) -> dict[str, int]:
+        """Call it right after `header`. A tensor takes the bytes up to the next one: so no list of types has to be
+        kept, and one made tomorrow has a size too."""
+        if header.tensors > _MOST_TENSORS:
+            raise NotGguf(f"{header.tensors} tensors are too many to be true")
+        places: dict[int, str] = {}
+        for _ in range(header.tensors):
+            name, dimensions = self._text(), self._number("I")
+            self._at += dimensions * 8 + 4  # the shape, and the type
+            places[self._number("Q")] = name
+        given = header.fields.get("general.alignment")
+        alignment = given if isinstance(given, int) and given > 0 else 32
+        end = len(self._content) - -(-self._at // alignment) * alignment
+        starts = sorted(places)
+        if starts and starts[-1] > end:
+            raise IndexError  # it ends before its last tensor begins
+        return {places[start]: after - start for start, after in itertools.pairwise([*starts, end])}
 
-    def _skip_array(self) -> None:
+    def _array(self, depth: int = 0) -> tuple[float, ...] | None:
+        """Passes over it and returns its numbers; None for texts, arrays of arrays, and what is as long as a
+        vocabulary."""
         kind, count = self._number("I"), self._number("Q")
         if kind in _FORMATS:
-            self._at += count * struct.calcsize("<" + _FORMATS[kind])
-            return
+            start, size = self._at, count * struct.calcsize("<" + _FORMATS[kind])
+            self._at += size
+            if count > _LONGEST_ARRAY:
+                return None
+            return struct.unpack_from(f"<{count}{_FORMATS[kind]}", self._content, start)
+        if count > _MOST_ENTRIES or depth > _DEEPEST:
+            raise IndexError
         for _ in range(count):
             if kind == _ARRAY:
-                self._skip_array()
+                self._array(depth + 1)
             else:  # as a variable: vocabularies have hundreds of thousands of these
                 length = self._number("Q")
                 self._at += length
+        return None
 
     def _text(self) -> str:
         length = self._number("Q")
+        if length > _LONGEST_TEXT:
+            raise IndexError
         text = self._content[self._at : self._at + length]
         if len(text) != length:
             raise IndexError
