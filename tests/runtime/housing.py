@@ -18,6 +18,7 @@ from llm_router.backends.base import LaunchRequest, LaunchSpec, StopPlan
 from llm_router.backends.tabbyapi import TabbyAPI
 from llm_router.core.commands import StartInstance
 from llm_router.core.events import Event, InstanceGone
+from llm_router.errors import LaunchError
 from llm_router.launchers.base import RunningProcess
 from llm_router.launchers.process import ProcessLauncher
 from llm_router.relay.client import Pool
@@ -84,14 +85,19 @@ class TabbyFolder:
 
 
 class Diary:
-    """A `Watch` that notes what it is told. `grown_at`: what it says of any memory."""
+    """A `Watch` that notes what it is told. `grown_at`: what it says of any memory; `is_full`: the next one finds no
+    room."""
 
     def __init__(self) -> None:
         self.told: list[tuple[object, ...]] = []
+        self.is_full = False
         self.grown_at = -math.inf
 
     async def room(self, instance: int, model: str, devices: tuple[str, ...], reserved_mib: Mapping[str, int]) -> None:
         self.told.append(("room", instance, devices, dict(reserved_mib)))
+        if self.is_full:
+            self.is_full = False
+            raise LaunchError(f"cannot load {model}: no room")
 
     def began(self, instance: int, pid: int, devices: tuple[str, ...]) -> None:
         self.told.append(("began", instance, pid))
@@ -146,9 +152,9 @@ class House:
         command = StartInstance(instance=instance, model=model, devices=("0",), reserved_mib={"0": 100})
         self.effects.start(replace(command, **more))  # type: ignore[arg-type]
 
-    async def load(self, instance: int, model: str) -> int:
+    async def load(self, instance: int, model: str, **more: object) -> int:
         """Returns the process id; 0 for a remote server."""
-        self.start(instance, model)
+        self.start(instance, model, **more)
         assert (await self.until(len(self.events) + 1))[-1] == "InstanceReady", self.error
         process = self.record(instance).process
         return 0 if process is None else process.pid

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from llm_router.backends.base import (
@@ -129,31 +129,37 @@ def read_line(line: str) -> Signal | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backend:
-    """`port`: where the servers answer. `fails`: what `launch` raises."""
+    """`port`: where the servers answer. `fails`: what `launch` raises. `changes`: to the spec. `asked`: the requests of
+    all launches."""
 
     kind: str = "scripted"
     port: int = 0
     fails: Exception | None = None
+    changes: Mapping[str, object] = field(default_factory=dict)
+    asked: list[LaunchRequest] = field(default_factory=list)
 
     def probe(self, request: LaunchRequest) -> tuple[str, ...] | None:
         return None
 
     def launch(self, request: LaunchRequest, probe_output: str) -> LaunchSpec:
+        self.asked.append(request)
         if self.fails is not None:
             raise self.fails
-        return LaunchSpec(
+        spec = LaunchSpec(
             argv=() if request.url else ("engine",),
             address=Address(host="127.0.0.1", port=self.port or request.port),
             readiness=Readiness(path="/health" if request.url else None, read_line=read_line),
             stop=StopPlan(grace_s=7.0),
         )
+        return replace(spec, **self.changes)  # type: ignore[arg-type]
 
 
 class Health:
-    """A server that answers every request with `status`; None: it reads it and says nothing."""
+    """A server that answers each request with `status`; None: it reads it and says nothing. `paths`: what was asked."""
 
     def __init__(self) -> None:
         self.status: int | None = 200
+        self.paths: list[str] = []
         self.port = 0
         self.asked = asyncio.Event()
         self._server: asyncio.Server | None = None
@@ -168,7 +174,8 @@ class Health:
         await self._server.wait_closed()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
+        head = await reader.readuntil(b"\r\n\r\n")
+        self.paths.append(head.split(b" ")[1].decode())
         self.asked.set()
         if self.status is None:
             await reader.read()
@@ -196,12 +203,13 @@ def left_behind(launch: Launch, *, instance: int = 3, pid: int = OURS, **more: o
 
 @dataclass
 class World:
-    """Effects, and every event they post."""
+    """Effects, and every event they post. `more`: what else they are made with."""
 
     launches: dict[str, Launch]
     launcher: Launcher = field(default_factory=Launcher)
     tasks: Tasks = field(default_factory=Tasks)
     events: list[Event] = field(default_factory=list)
+    more: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._news = asyncio.Event()
@@ -212,6 +220,7 @@ class World:
             tasks=self.tasks,
             post=self._post,
             now=asyncio.get_running_loop().time,
+            **self.more,  # type: ignore[arg-type]
         )
 
     def _post(self, event: Event) -> None:

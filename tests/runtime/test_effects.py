@@ -13,15 +13,11 @@ from llm_router.core.events import InstanceAdopted, InstanceGone, InstanceReady
 from llm_router.errors import LaunchError
 from llm_router.launchers import probe
 from llm_router.launchers.ports import Ports
-from llm_router.runtime import effects, hosts
 
 Make = Callable[..., World]
 
 
-@pytest.fixture(autouse=True)
-def short_checks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hosts, "CHECK_S", 0.1)
-    monkeypatch.setattr(effects, "_EXIT_S", 0.1)
+pytestmark = pytest.mark.usefixtures("short_checks")
 
 
 # -- start

@@ -127,6 +127,14 @@ async def test_a_wrong_key_is_told(house: Build, tabby: TabbyFolder) -> None:
     assert one.error == "cannot load a: Invalid admin key"
 
 
+async def test_keys_in_a_servers_words_are_not_shown(house: Build, tabby: TabbyFolder) -> None:
+    one = house(tabby.launch("a"))
+    (tabby.path / "models" / "a" / "failure").write_text(f"no good: {ADMIN_KEY}")
+    one.start(1, "a")
+    await one.until(1)
+    assert one.error == "cannot load a: no good: ***"
+
+
 # -- what becomes of the server
 
 
@@ -243,16 +251,24 @@ async def test_servers_that_are_not_alike_are_not_taken_over(house: Build, tabby
     one = house(tabby.launch("a"), tabby.launch("b", "--modules", "3"))
     first = await one.load(1, "a")
     await one.unload(1)
-    assert await one.load(2, "b") != first
-    assert is_running(first), "it is kept for a model of its own kind"
+    assert await one.load(2, "b", devices=("1",)) != first
+    assert await one.load(3, "a") == first, "it was kept for a model of its own kind"
 
 
-async def test_a_spare_leaves_a_device_that_another_model_has_alone(house: Build, tabby: TabbyFolder) -> None:
+async def test_a_spare_leaves_the_device_that_another_server_is_started_on(house: Build, tabby: TabbyFolder) -> None:
     one = house(tabby.launch("a"), tabby.launch("b", "--modules", "3"))
     first = await one.load(1, "a")
     await one.unload(1)
-    one.start(2, "b", reserved_mib={})
-    await one.until(3)
+    await one.load(2, "b")
+    assert not is_running(first)
+
+
+async def test_a_spare_that_leaves_too_little_room_is_replaced(house: Build, tabby: TabbyFolder) -> None:
+    one = house(tabby.launch("a"))
+    first = await one.load(1, "a")
+    await one.unload(1)
+    one.watch.is_full = True
+    assert await one.load(2, "a") != first
     assert not is_running(first)
 
 
@@ -292,6 +308,17 @@ async def test_the_model_of_a_server_that_was_taken_over_is_adopted(house: Build
     assert await later.who_answers(2) == "b"
     await later.unload(2)
     assert await later.load(3, "a") == pid, "an adopted server serves others too"
+    await later.close()
+    reap(pid)
+
+
+async def test_a_spare_of_an_earlier_router_is_ended_without_a_word(house: Build, tabby: TabbyFolder) -> None:
+    one = house(tabby.launch("a"))
+    pid = await one.load(1, "a")
+    await one.unload(1)
+    later = await restarted(one)
+    assert later.events == []
+    assert not is_running(pid)
     await later.close()
     reap(pid)
 

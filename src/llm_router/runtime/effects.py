@@ -18,6 +18,7 @@ from llm_router.core.events import Event, InstanceAdopted, InstanceGone, Instanc
 from llm_router.errors import LlmRouterError
 from llm_router.history.base import History, LoadRecord
 from llm_router.launchers.base import Launcher, RunningProcess
+from llm_router.launchers.masking import Mask, secrets_of
 from llm_router.launchers.ports import Ports
 from llm_router.launchers.waiting import exit_in_words, words_of
 from llm_router.relay.client import Pool
@@ -121,7 +122,7 @@ class Effects:
                 took_s=self._now() - record.since,
                 warm=bool(record.warm),
                 peak_mib=self._watch.peak_mib(record.id),
-                error=error,
+                error=None if error is None else _masked(record, error),
             )
         )
 
@@ -192,6 +193,7 @@ class Effects:
         if self.instances.pop(record.id, None) is None:
             return
         if error is not None:
+            error = _masked(record, error)
             _log.warning("%s", error)
         self._post(
             InstanceGone(at=self._now(), instance=record.id, error=error, out_of_memory=_lacked_memory(record, error))
@@ -274,6 +276,11 @@ class Effects:
         except Exception as error:  # noqa: BLE001
             _log.exception("cannot use %s", record.model)
             await self._bury(record, f"cannot use {record.model}: {error!r}; the router's log tells more")
+
+
+def _masked(record: Instance, error: str) -> str:
+    """A server may say anything in its answers too."""
+    return error if record.spec is None else Mask(secrets_of(record.spec))(error)
 
 
 def _lacked_memory(record: Instance, error: str | None) -> bool:

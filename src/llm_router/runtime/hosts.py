@@ -93,10 +93,14 @@ class Hosts:
         if spare is None:
             return False
         spec = await self.describe(record, launch, spare.port)
-        if not await probe.is_serving(spec, CHECK_S):
+        try:
+            if not await probe.is_serving(spec, CHECK_S):
+                raise LaunchError(f"cannot use pid {spare.process.pid} again: it no longer answers")
+            await self._watch.room(record.id, record.model, record.devices, record.reserved_mib)
+        except LaunchError as error:
+            _log.info("%s; starting a new server for %s", error, record.model)
             await self.spares.end(spare, AT_ONCE)
             return False
-        await self._watch.room(record.id, record.model, record.devices, record.reserved_mib)
         if not self.spares.take(spare):
             return False
         record.port, record.spec = spare.port, spec
@@ -105,8 +109,8 @@ class Hosts:
         return True
 
     async def _start(self, record: Instance, launch: Launch, stall: Stall) -> None:
-        alone = [device for device in record.devices if device != CPU and device not in record.reserved_mib]
-        await self.spares.make_way(port=launch.fixed_port, devices=alone)
+        # An empty server still holds some hundred MiB of its device, which nobody has counted.
+        await self.spares.make_way(port=launch.fixed_port, devices=[one for one in record.devices if one != CPU])
         await self._watch.room(record.id, record.model, record.devices, record.reserved_mib)
         record.port = self._ports.take() if launch.fixed_port is None else self._ports.claim(launch.fixed_port)
         spec = record.spec = await self.describe(record, launch, record.port)
@@ -232,6 +236,8 @@ class Hosts:
             return False
         if not await unload_model(spec.address, spec.load) or process.exited.done():
             return False
+        # A later router must not take it for the instance that it was.
+        self._launcher.hand_over(process, replace(process.identity, launch_key=""))
         port, record.port = record.port, 0
         self.spares.keep(
             Spare(key=spec.load.shared_key, process=process, port=port, devices=record.devices, stop=spec.stop)

@@ -75,7 +75,8 @@ class Watch(Protocol):
     """
 
     async def room(self, instance: int, model: str, devices: tuple[str, ...], reserved_mib: Mapping[str, int]) -> None:
-        """Wait until that much memory is really free: what was stopped gives it back later than it ends.
+        """Wait until that much memory is really free: what was stopped gives it back later than it ends. What a server
+        of ours without a model still holds counts as free: the instance takes it over, else it has been ended.
 
         Has a deadline of its own; cancelling leaves nothing behind. Raises: LaunchError, naming who holds the memory.
         """
