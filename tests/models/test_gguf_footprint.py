@@ -211,7 +211,7 @@ def test_layers_that_only_predict_keep_nothing(tmp_path: Path) -> None:
 def test_embedding_models_keep_nothing(tmp_path: Path) -> None:
     path = tiny.write(tmp_path / "embed.gguf", name="embed", kind="embedding")
     assert cache(path) == 0
-    assert footprint.estimate(path, context_length=None, args=()) in range(65, 80)
+    assert footprint.estimate(path, context_length=None, args=()) in range(113, 128)
 
 
 def test_buffers_grow_with_the_batch_and_without_flash_attention(tmp_path: Path) -> None:
