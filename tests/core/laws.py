@@ -147,7 +147,8 @@ class Witness:
         if event.instance in self.servers:
             return
         spec = self.models.get(event.model, ModelSpec(name=event.model))
-        devices = event.devices or spec.devices or tuple(self.budgets)
+        named = tuple(name for name in event.devices or spec.devices or () if name in self.budgets)
+        devices = named or tuple(self.budgets)
         need = spec.footprint_mib
         reserved = {} if need == 0 else {name: None if need is None else -(-need // len(devices)) for name in devices}
         self.servers[event.instance] = Server(
@@ -159,6 +160,8 @@ class Witness:
         if server is None or not server.reserved:
             return
         used = {name: mib for name, mib in event.used_mib.items() if name in self.budgets}
+        if ANY_DEVICE in self.budgets:
+            used = {ANY_DEVICE: sum(event.used_mib.values())}
         if HOST not in server.reserved:
             used.pop(HOST, None)
         spec = self.models.get(server.model)

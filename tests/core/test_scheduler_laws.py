@@ -6,17 +6,22 @@ nobody may be left waiting.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from laws import Witness
 
 from llm_router.core.events import (
+    DeviceMeasured,
     Event,
     InstanceAdopted,
     InstanceGone,
     InstanceReady,
     LoadRequested,
+    MemoryMeasured,
+    ModelsChanged,
     RequestArrived,
     RequestClass,
     RequestClosed,
@@ -27,7 +32,7 @@ from llm_router.core.events import (
     UnloadRequested,
 )
 from llm_router.core.scheduler import Scheduler
-from llm_router.core.specs import ModelSpec, PolicySpec
+from llm_router.core.specs import ANY_DEVICE, ModelSpec, PolicySpec
 
 SPECS = st.builds(
     ModelSpec,
@@ -37,10 +42,17 @@ SPECS = st.builds(
     concurrency=st.sampled_from([None, 1, 2]),
     priority=st.sampled_from([0, 0, 0, 1]),
     pinned=st.sampled_from([False, False, False, True]),
+    is_declared=st.booleans(),
+    devices=st.sampled_from([None, None, None, ("gpu",), ("gpu2",), ("gpu", "gpu2")]),
+    seats=st.sampled_from([frozenset[str](), frozenset[str](), frozenset({"seat"})]),
+    companions=st.sampled_from([frozenset[str](), frozenset[str](), frozenset({"a", "b"})]),
+    launch_key=st.sampled_from(["one", "two"]),
 )
 POLICIES = st.builds(
     PolicySpec,
-    budgets=st.sampled_from([{"gpu": None}, {"gpu": 20}, {"gpu": 24}]),
+    budgets=st.sampled_from([{"gpu": 20, "gpu2": 24}, {"gpu": None, "gpu2": None}, {ANY_DEVICE: 20}]),
+    concurrency=st.sampled_from([None, None, 1, 3]),
+    min_residency_s=st.sampled_from([0.0, 0.0, 20.0]),
     queue_limit=st.sampled_from([2, 5, 256]),
     patience_s=st.sampled_from([0.0, 3.0, 10.0]),
     drain_timeout_s=st.sampled_from([0.0, 5.0, 30.0]),
@@ -48,16 +60,10 @@ POLICIES = st.builds(
     backoff_max_s=st.sampled_from([8.0, 60.0]),
 )
 NAMES = ["a", "b", "c", "d"]
+DEVICES = ["gpu", "gpu2"]
 MODELS = st.tuples(*[SPECS] * len(NAMES)).map(
     lambda specs: {
-        name: ModelSpec(
-            name=name,
-            footprint_mib=spec.footprint_mib,
-            idle_timeout_s=spec.idle_timeout_s,
-            concurrency=spec.concurrency,
-            priority=spec.priority,
-            pinned=spec.pinned,
-        )
+        name: replace(spec, name=name, is_declared=spec.is_declared and spec.footprint_mib is not None)
         for name, spec in zip(NAMES, specs, strict=True)
     }
 )
@@ -75,7 +81,8 @@ class Anything(RuleBasedStateMachine):
 
     @initialize(models=MODELS, policy=POLICIES)
     def begin(self, models: dict[str, ModelSpec], policy: PolicySpec) -> None:
-        self.models, self.policy = models, policy
+        self.all_models = models
+        self.models, self.policy = dict(models), policy
         self.witness = Witness(models, policy)
 
     def post(self, event: Event) -> None:
@@ -92,16 +99,15 @@ class Anything(RuleBasedStateMachine):
     def time_passes(self, passing: float) -> None:
         self.now += passing
 
-    @rule(name=st.sampled_from(NAMES), background=st.sampled_from([False, False, False, True]))
-    def a_request_arrives(self, name: str, background: bool) -> None:
+    @rule(name=st.sampled_from(NAMES), request_class=st.sampled_from(RequestClass))
+    def a_request_arrives(self, name: str, request_class: RequestClass) -> None:
         self.requests += 1
-        request_class = RequestClass.TASK if background else RequestClass.NORMAL
         self.post(RequestArrived(at=self.now, request=self.requests, model=name, request_class=request_class))
 
     @rule(names=st.lists(st.sampled_from(NAMES), min_size=2, max_size=8))
     def a_burst_arrives(self, names: list[str]) -> None:
         for name in names:
-            self.a_request_arrives(name, background=False)
+            self.a_request_arrives(name, RequestClass.NORMAL)
 
     @precondition(lambda self: self.witness.open)
     @rule(pick=PICK, lost=st.sampled_from([False, False, True]))
@@ -121,9 +127,30 @@ class Anything(RuleBasedStateMachine):
         self.post(InstanceReady(at=self.now, instance=self.some("starting", pick)))
 
     @precondition(lambda self: self.has("starting"))
-    @rule(pick=PICK)
-    def a_start_fails(self, pick: int) -> None:
-        self.post(InstanceGone(at=self.now, instance=self.some("starting", pick), error="CUDA out of memory"))
+    @rule(pick=PICK, out_of_memory=st.booleans())
+    def a_start_fails(self, pick: int, out_of_memory: bool) -> None:
+        instance = self.some("starting", pick)
+        self.post(InstanceGone(at=self.now, instance=instance, error="it broke", out_of_memory=out_of_memory))
+
+    @rule(pick=PICK, used_mib=st.dictionaries(st.sampled_from(DEVICES), st.integers(min_value=0, max_value=22)))
+    def memory_is_measured(self, pick: int, used_mib: dict[str, int]) -> None:
+        if self.witness.servers:
+            instance = list(self.witness.servers)[pick % len(self.witness.servers)]
+            self.post(MemoryMeasured(at=self.now, instance=instance, used_mib=used_mib))
+
+    @rule(device=st.sampled_from(DEVICES), available_mib=st.sampled_from([None, 0, 5, 12, 20, 30]))
+    def a_device_is_measured(self, device: str, available_mib: int | None) -> None:
+        if device in self.policy.budgets:
+            self.post(DeviceMeasured(at=self.now, device=device, available_mib=available_mib))
+
+    @rule(removed=st.sets(st.sampled_from(NAMES), max_size=2), changed=st.sets(st.sampled_from(NAMES), max_size=2))
+    def the_configuration_changes(self, removed: set[str], changed: set[str]) -> None:
+        for name in changed:
+            spec = self.all_models[name]
+            key = "two" if spec.launch_key == "one" else "one"
+            self.all_models[name] = replace(spec, launch_key=key, priority=1 - spec.priority)
+        models = {name: spec for name, spec in self.all_models.items() if name not in removed}
+        self.post(ModelsChanged(at=self.now, models=models))
 
     @precondition(lambda self: self.has("stopping"))
     @rule(pick=PICK, error=st.sampled_from([None, "killed"]))
@@ -167,11 +194,12 @@ class Anything(RuleBasedStateMachine):
             self.post(InstanceReady(at=self.now, instance=instance))
 
     @precondition(lambda self: self.requests == 0 and self.adopted < 3)
-    @rule(name=st.sampled_from([*NAMES, "forgotten"]))
-    def an_instance_is_adopted(self, name: str) -> None:
+    @rule(name=st.sampled_from([*NAMES, "forgotten"]), devices=st.sampled_from([(), (), ("gpu",)]))
+    def an_instance_is_adopted(self, name: str, devices: tuple[str, ...]) -> None:
         self.adopted += 1
         instance = 10 * self.adopted + len(self.witness.history)
-        self.post(InstanceAdopted(at=self.now, instance=instance, model=name))
+        devices = tuple(device for device in devices if device in self.policy.budgets)
+        self.post(InstanceAdopted(at=self.now, instance=instance, model=name, devices=devices))
 
     @precondition(lambda self: len(self.witness.history) > 25)
     @rule()
