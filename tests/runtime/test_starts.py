@@ -15,6 +15,7 @@ from llm_router.backends.base import Address, Facts, HttpCall, Inquiry, LaunchRe
 from llm_router.core.events import InstanceAdopted, InstanceGone
 from llm_router.errors import LaunchError
 from llm_router.history.base import LoadRecord
+from llm_router.launchers import procfs
 from llm_router.launchers.ports import Ports
 from llm_router.runtime.instances import Launch, RecentLoads
 
@@ -119,6 +120,23 @@ async def test_a_lack_of_memory_is_told(world: Make, words: str, lacked: bool) -
     gone = one.events[0]
     assert isinstance(gone, InstanceGone)
     assert gone.out_of_memory is lacked
+
+
+@pytest.mark.parametrize("more", [1, 0])
+async def test_what_the_kernel_ended_for_want_of_memory_is_told(
+    world: Make, monkeypatch: pytest.MonkeyPatch, more: int
+) -> None:
+    monkeypatch.setattr(procfs, "oom_kills", lambda: 7)
+    one = world(launch())
+    one.start()
+    process = await one.launcher.next()
+    monkeypatch.setattr(procfs, "oom_kills", lambda: 7 + more)
+    process.exit(-9)
+    await one.until(1)
+    gone = one.events[0]
+    assert isinstance(gone, InstanceGone)
+    assert gone.out_of_memory is bool(more)
+    assert ("ran out of memory" in (gone.error or "")) is bool(more)
 
 
 async def test_a_wanted_end_lacks_nothing(world: Make) -> None:

@@ -103,6 +103,15 @@ def members(group: int, leader_started: int, variable: str, token: str) -> list[
     ]
 
 
+def oom_kills() -> int | None:
+    """How many processes the kernel has ended for want of memory since the machine booted; None: it doesn't say."""
+    try:
+        lines = (PROC / "vmstat").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), None)
+
+
 def describe(pid: int) -> str:
     """`pid 4711 (llama-server)`."""
     try:

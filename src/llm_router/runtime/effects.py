@@ -17,6 +17,7 @@ from llm_router.core.commands import StartInstance
 from llm_router.core.events import Event, InstanceAdopted, InstanceGone, InstanceReady
 from llm_router.errors import LlmRouterError
 from llm_router.history.base import History, LoadRecord
+from llm_router.launchers import procfs
 from llm_router.launchers.base import Launcher, RunningProcess
 from llm_router.launchers.masking import Mask, secrets_of
 from llm_router.launchers.ports import Ports
@@ -194,6 +195,8 @@ class Effects:
             return
         if error is not None:
             error = _masked(record, error)
+            if _was_ended_by_the_kernel(record):
+                error += " (the machine ran out of memory, and the kernel ended it)"
             _log.warning("%s", error)
         self._post(
             InstanceGone(at=self._now(), instance=record.id, error=error, out_of_memory=_lacked_memory(record, error))
@@ -284,9 +287,19 @@ def _masked(record: Instance, error: str) -> str:
 
 
 def _lacked_memory(record: Instance, error: str | None) -> bool:
-    """A server that outlives its models has the troubles of all of them in its log, so there the error must tell."""
+    """By the kernel's word, or the engine's. A server that outlives its models has the troubles of all of them in its
+    log, so there the error must tell."""
     if error is None:
         return False
+    if _was_ended_by_the_kernel(record):
+        return True
     outlives = record.spec is not None and record.spec.load is not None
     lines = [] if record.process is None or outlives else record.process.output.tail()
     return is_out_of_memory("\n".join((*lines, error)))
+
+
+def _was_ended_by_the_kernel(record: Instance) -> bool:
+    """Only of a load that is believed: in its minutes hardly anything else is ended so."""
+    if record.process is None or not record.process.exited.done() or record.ready_at is not None:
+        return False
+    return record.oom_kills is not None and (procfs.oom_kills() or 0) > record.oom_kills

@@ -14,7 +14,7 @@ from functools import partial
 from llm_router.backends.base import LaunchSpec, Load, StopPlan
 from llm_router.errors import LaunchError
 from llm_router.hardware.base import CPU
-from llm_router.launchers import calls, probe
+from llm_router.launchers import calls, probe, procfs
 from llm_router.launchers.base import Identity, Launcher, RunningProcess
 from llm_router.launchers.loading import LoadRefused, load_model, loaded_facts, unload_model
 from llm_router.launchers.masking import secrets_of
@@ -133,6 +133,7 @@ class Hosts:
     def _own(self, record: Instance, process: RunningProcess) -> None:
         assert record.spec is not None
         record.process = process
+        record.oom_kills = procfs.oom_kills()
         self.last[record.model] = process
         process.output.hide(secrets_of(record.spec))
         self._watch.began(record.id, process.pid, record.devices)
