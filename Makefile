@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 ARGS ?=
 
-.PHONY: run test test-slow check bench reference clean help
+.PHONY: run test test-slow check bench policy reference clean help
 
 help:            ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -28,6 +28,10 @@ check: $(VENV)/.dev    ## lint, types, import rules
 
 bench: $(VENV)/.dev    ## what the router costs, beside nginx if there is one: see bench/README.md
 	@$(BIN)/python -m bench $(ARGS)
+
+policy: $(VENV)/.dev   ## play the built-in traces and write docs/reference/policy.md
+	@$(BIN)/llm-router simulate --all > docs/reference/policy.md.new
+	@mv docs/reference/policy.md.new docs/reference/policy.md
 
 reference: $(VENV)/.dev  ## generate the reference pages from the code
 	@$(BIN)/python -m llm_router.config.reference

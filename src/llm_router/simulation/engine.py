@@ -1,0 +1,301 @@
+"""Plays a trace on a virtual clock: what a scheduler commands takes place when it is due, and is reported to it.
+
+Counterparts: `trace` says who asks for what, `rivals` and the real core decide. Nothing is decided here and nothing
+waits: the same trace, rule and faults always give the same outcome.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import NamedTuple, Protocol
+
+from llm_router.core.commands import (
+    CancelTimer,
+    CheckInstance,
+    Command,
+    CutRequest,
+    GrantRequest,
+    RejectRequest,
+    SetTimer,
+    StartInstance,
+    StopInstance,
+)
+from llm_router.core.events import (
+    Event,
+    InstanceGone,
+    InstanceReady,
+    RequestArrived,
+    RequestClosed,
+    TimerFired,
+    TimerKey,
+)
+from llm_router.simulation.trace import Call, Trace
+
+# How often progress is told, in events; telling it costs more than an event does.
+_TELL_EVERY = 20_000
+
+
+class Rule(Protocol):
+    """Whatever decides: the real `core.Scheduler`, or a rival."""
+
+    def handle(self, event: Event, /) -> Sequence[Command]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Faults:
+    """What goes wrong, by chance but repeatably. `load_failures`, `cancellations`: shares, 0 to 1. A client that
+    cancels leaves within `patience_s` of asking, whether it waits or is being served."""
+
+    seed: int = 0
+    load_failures: float = 0.0
+    cancellations: float = 0.0
+    patience_s: float = 60.0
+
+    def fails_load(self, model: str, number: int) -> bool:
+        return self.load_failures > 0 and self._random("load", model, number).random() < self.load_failures
+
+    def leaves_after_s(self, request: int) -> float | None:
+        if self.cancellations <= 0:
+            return None
+        chance = self._random("leave", "", request)
+        return chance.uniform(0, self.patience_s) if chance.random() < self.cancellations else None
+
+    def _random(self, what: str, model: str, number: int) -> random.Random:
+        # By what it is about, not by turn: each rule meets the same faults, whatever it does first.
+        return random.Random(f"{self.seed}/{what}/{model}/{number}")  # noqa: S311 (no secret)
+
+
+class Fate(IntEnum):
+    """What became of a request. AHEAD: not sent, because its client still waits for an earlier one. LEFT: its client
+    cancelled it. CUT: a drain deadline passed."""
+
+    AHEAD = 0
+    WAITING = 1
+    RUNNING = 2
+    SERVED = 3
+    REFUSED = 4
+    CUT = 5
+    LEFT = 6
+
+
+@dataclass(slots=True, eq=False)
+class Stay:
+    """One instance, in seconds from the start; `ready_at` None: its load failed or was broken off."""
+
+    model: str
+    devices: tuple[str, ...]
+    started_at: float
+    ready_at: float | None = None
+    stopping_at: float | None = None
+    gone_at: float | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Outcome:
+    """What happened: by request (the index in `trace.calls`) when it was sent, granted and ended, in seconds (negative:
+    it wasn't), and its fate; every instance; how many events the rule has handled; when the last of them was."""
+
+    arrived_at: array[float]
+    granted_at: array[float]
+    ended_at: array[float]
+    fates: bytearray
+    stays: list[Stay] = field(default_factory=list)
+    events: int = 0
+    end: float = 0.0
+
+
+class _Leaves(NamedTuple):
+    request: int
+
+
+class Simulation:
+    """One rule on one trace, once."""
+
+    def __init__(self, trace: Trace, rule: Rule, faults: Faults | None = None) -> None:
+        self._trace = trace
+        self._rule = rule
+        self._faults = faults or Faults()
+        count = len(trace.calls)
+        self._outcome = Outcome(
+            arrived_at=array("d", [-1.0]) * count,
+            granted_at=array("d", [-1.0]) * count,
+            ended_at=array("d", [-1.0]) * count,
+            fates=bytearray(count),
+        )
+        self._service_s = array("d", (self._service_of(call) for call in trace.calls))
+        self._next_of_client = _next_of_client(trace.calls)
+        self._due: list[tuple[float, int, Event | _Leaves]] = []
+        self._number = 0
+        self._now = 0.0
+        # The number of the entry that still counts; an entry with another number was replaced or taken back.
+        self._end_entry = array("q", [0]) * count
+        self._timer_entry: dict[TimerKey, int] = {}
+        self._answer_entry: dict[int, int] = {}
+        self._stays: dict[int, Stay] = {}
+        self._loads: dict[str, int] = {}
+
+    def _service_of(self, call: Call) -> float:
+        return self._trace.models[call.model].service_s(call.prompt_tokens, call.output_tokens)
+
+    def run(self, tell: Callable[[float], object] | None = None) -> Outcome:
+        """Until nothing more is due. `tell`: called now and then with the share of the requests that have ended."""
+        for request in _first_of_clients(self._trace.calls):
+            self._send(request, self._trace.calls[request].at)
+        due, handle, outcome = self._due, self._rule.handle, self._outcome
+        while due:
+            at, number, entry = heapq.heappop(due)
+            self._now = at
+            event = self._happening(entry, number)
+            if event is None:
+                continue
+            outcome.events += 1
+            outcome.end = at
+            for command in handle(event):
+                if isinstance(command, GrantRequest):
+                    self._grant(command.request)
+                else:
+                    self._obey(command)
+            if tell is not None and outcome.events % _TELL_EVERY == 0:
+                tell(1 - sum(outcome.fates.count(fate) for fate in (0, 1, 2)) / max(1, len(outcome.fates)))
+        return outcome
+
+    def _push(self, at: float, event: Event | _Leaves) -> int:
+        self._number += 1
+        heapq.heappush(self._due, (at, self._number, event))
+        return self._number
+
+    def _happening(self, entry: Event | _Leaves, number: int) -> Event | None:
+        """What really happens now, noted; None: nothing, it was replaced or taken back."""
+        if isinstance(entry, RequestClosed):
+            if self._end_entry[entry.request] != number:
+                return None
+            self._close(entry.request)
+            return entry
+        if isinstance(entry, RequestArrived):
+            self._outcome.arrived_at[entry.request] = self._now
+            self._outcome.fates[entry.request] = Fate.WAITING
+            return entry
+        return self._happening_rarely(entry, number)
+
+    def _happening_rarely(self, entry: Event | _Leaves, number: int) -> Event | None:
+        match entry:
+            case _Leaves(request=request):
+                return self._leave(request)
+            case TimerFired(timer=timer):
+                if self._timer_entry.get(timer) != number:
+                    return None
+                del self._timer_entry[timer]
+                return entry
+            case InstanceReady(instance=instance) | InstanceGone(instance=instance):
+                if self._answer_entry.get(instance) != number:
+                    return None
+                stay = self._stays[instance]
+                if isinstance(entry, InstanceGone):
+                    stay.gone_at = self._now
+                elif stay.ready_at is None:
+                    stay.ready_at = self._now
+                return entry
+            case _:
+                raise AssertionError(f"the engine never plans a {type(entry).__name__}")
+
+    # What clients do.
+
+    def _send(self, request: int, at: float) -> None:
+        call = self._trace.calls[request]
+        self._push(at, RequestArrived(at, request, call.model, call.request_class))
+        leaves_after_s = self._faults.leaves_after_s(request)
+        if leaves_after_s is not None:
+            self._push(at + leaves_after_s, _Leaves(request))
+
+    def _leave(self, request: int) -> RequestClosed | None:
+        if self._outcome.fates[request] not in {Fate.WAITING, Fate.RUNNING}:
+            return None
+        self._outcome.fates[request] = Fate.LEFT
+        self._end_entry[request] = 0
+        self._close(request)
+        return RequestClosed(self._now, request)
+
+    def _close(self, request: int) -> None:
+        outcome = self._outcome
+        if outcome.fates[request] == Fate.RUNNING:
+            outcome.fates[request] = Fate.SERVED
+        outcome.ended_at[request] = self._now
+        following = self._next_of_client[request]
+        if following >= 0:
+            call = self._trace.calls[following]
+            self._send(following, max(call.at, self._now + call.think_s))
+
+    # What the rule commands.
+
+    def _grant(self, request: int) -> None:
+        now, outcome = self._now, self._outcome
+        outcome.granted_at[request] = now
+        outcome.fates[request] = Fate.RUNNING
+        at = now + self._service_s[request]
+        self._end_entry[request] = self._push(at, RequestClosed(at, request))
+
+    def _obey(self, command: Command) -> None:
+        match command:
+            case RejectRequest(request=request):
+                self._outcome.fates[request] = Fate.REFUSED
+                self._close(request)
+            case CutRequest(request=request):
+                if self._outcome.fates[request] == Fate.RUNNING:
+                    self._outcome.fates[request] = Fate.CUT
+                    self._end_entry[request] = self._push(self._now, RequestClosed(self._now, request))
+            case StartInstance():
+                self._start(command)
+            case StopInstance(instance=instance):
+                stay = self._stays[instance]
+                if stay.stopping_at is None:
+                    stay.stopping_at = self._now
+                    at = self._now + self._trace.models[stay.model].stop_s
+                    self._answer_entry[instance] = self._push(at, InstanceGone(at=at, instance=instance))
+            case CheckInstance(instance=instance):
+                self._answer_entry[instance] = self._push(self._now, InstanceReady(at=self._now, instance=instance))
+            case SetTimer(timer=timer, at=at):
+                due_at = max(at, self._now)
+                self._timer_entry[timer] = self._push(due_at, TimerFired(at=due_at, timer=timer))
+            case CancelTimer(timer=timer):
+                self._timer_entry.pop(timer, None)
+            case GrantRequest():
+                raise AssertionError("grants are obeyed where they are most frequent: in `run`")
+
+    def _start(self, command: StartInstance) -> None:
+        name, instance = command.model, command.instance
+        stay = Stay(name, command.devices or tuple(self._trace.devices), self._now)
+        self._stays[instance] = stay
+        self._outcome.stays.append(stay)
+        self._loads[name] = self._loads.get(name, 0) + 1
+        at = self._now + self._trace.models[name].load_s
+        answer: Event = InstanceReady(at=at, instance=instance)
+        if self._faults.fails_load(name, self._loads[name]):
+            answer = InstanceGone(at=at, instance=instance, error="this load fails, by chance")
+        self._answer_entry[instance] = self._push(at, answer)
+
+
+def _next_of_client(calls: Sequence[Call]) -> array[int]:
+    """By request: the next one of the same client, or -1."""
+    following, last = array("q", [-1]) * len(calls), dict[str, int]()
+    for index, call in enumerate(calls):
+        if call.client is not None:
+            if call.client in last:
+                following[last[call.client]] = index
+            last[call.client] = index
+    return following
+
+
+def _first_of_clients(calls: Sequence[Call]) -> list[int]:
+    seen = set[str]()
+    first = []
+    for index, call in enumerate(calls):
+        if call.client is None or call.client not in seen:
+            first.append(index)
+        if call.client is not None:
+            seen.add(call.client)
+    return first
