@@ -150,10 +150,11 @@ def test_what_the_hardware_must_say_is_not_guessed(tmp_path: Path) -> None:
 
 
 def test_without_a_look_at_the_hardware_the_configuration_is_held_against_itself(tmp_path: Path) -> None:
-    content = '{"memory": "30GiB", "models": {"a": {M, "memory": "50GiB", "devices": [0]}}}'
-    ((_, key, text, _),) = problems(tmp_path, content, None)
-    assert key == "models.a.memory"
-    assert "needs 51200 MiB" in text
+    models = '"models": {"a": {M, "memory": "50GiB", "devices": [0]}, "b": {M, "memory": "50GiB", "devices": [0, 1]}}'
+    for memory in ('"30GiB"', '{"0": "30GiB"}'):
+        ((_, key, text, _),) = problems(tmp_path, f'{{"memory": {memory}, {models}}}', None)
+        assert key == "models.a.memory"
+        assert "needs 51200 MiB" in text
 
 
 def test_two_pinned_models_cannot_be_loaded_one_at_a_time(tmp_path: Path) -> None:

@@ -27,10 +27,16 @@ class Catalog:
     """`created`: seconds since the epoch, the same for all: when this router started."""
 
     def __init__(self, entries: Sequence[Entry], scheduler: Scheduler, created: int) -> None:
-        self.entries: Mapping[str, Entry] = {entry.name: entry for entry in entries}
-        self._by_name = {alias: entry for entry in entries for alias in (*entry.aliases, entry.name)}
+        self._own = tuple(entries)
         self._scheduler = scheduler
         self._created = created
+        self.merge(())
+
+    def merge(self, others: Sequence[Entry]) -> None:
+        """These, from elsewhere, stand behind the configured ones from now on, instead of those merged before."""
+        entries = (*self._own, *others)
+        self.entries: Mapping[str, Entry] = {entry.name: entry for entry in entries}
+        self._by_name = {alias: entry for entry in entries for alias in (*entry.aliases, entry.name)}
 
     def find(self, name: str) -> Entry | None:
         """By name or alias."""

@@ -2,12 +2,13 @@
 
 from llm_router.config.load import ConfigUnreadable, Examined, check, examine, find, load
 from llm_router.config.problems import Problem
-from llm_router.config.schema import BackendConfig, Config, GroupConfig, ModelConfig, Parameters
+from llm_router.config.schema import BackendConfig, Config, EndpointConfig, GroupConfig, ModelConfig, Parameters
 
 __all__ = [
     "BackendConfig",
     "Config",
     "ConfigUnreadable",
+    "EndpointConfig",
     "Examined",
     "GroupConfig",
     "ModelConfig",

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from llm_router.config.rules import Key, Mistake
-from llm_router.config.schema import BackendConfig, Config, GroupConfig, ModelConfig, Parameters
+from llm_router.config.schema import BackendConfig, Config, EndpointConfig, GroupConfig, ModelConfig, Parameters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +113,8 @@ def _keys_at(key: Key) -> list[str]:
             section = Parameters
         case ("backends", _):
             section = BackendConfig
+        case ("endpoints", _):
+            section = EndpointConfig
         case ("groups", _):
             section = GroupConfig
         case _:

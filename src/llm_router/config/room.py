@@ -113,10 +113,9 @@ def misfits(config: Config, devices: Devices | None) -> Iterator[Mistake]:
         yield from _oversized_devices(config, devices)
         yield from _unknown_devices(config, devices)
     room = {name: size for name, size in budgets(config, devices or {}).items() if size is not None}
-    # One size may be meant for any number of devices, so without a look at them it says nothing about the whole.
-    counted = room if devices or isinstance(config.memory, dict) else {}
-    yield from _oversized_models(config, devices or {}, counted)
-    yield from _oversized_pins(config, devices or {}, counted)
+    yield from _oversized_models(config, devices or {}, room)
+    # Without a look at the devices nobody knows how many there are, so nothing is said about the whole.
+    yield from _oversized_pins(config, devices or {}, room if devices else {})
 
 
 def _oversized_devices(config: Config, devices: Devices) -> Iterator[Mistake]:
@@ -157,16 +156,25 @@ def _oversized_models(config: Config, devices: Devices, room: Mapping[str, int])
 
 def _available(config: Config, name: str, devices: Devices, room: Mapping[str, int]) -> int | None:
     """What all the devices that the model may use have together, in MiB; None: nobody can tell."""
+    if not devices:
+        return _said_of(config, config.models[name].devices or ())
     places = placed_on(config, name, devices)
-    if places is None and not devices and isinstance(config.memory, int):
-        wanted = config.models[name].devices
-        return None if not wanted else config.memory * len(wanted)
     if places is None:
         chosen: Iterable[str] = [device for device in room if device != CPU] or list(room)
     else:
         chosen = [device for device in places if device in room]
     sizes = [room[device] for device in chosen]
     return sum(sizes) if sizes else None
+
+
+def _said_of(config: Config, wanted: tuple[str, ...]) -> int | None:
+    """What the configuration alone says about these devices together."""
+    said = config.memory
+    if not wanted or said is None or said == "exclusive":
+        return None
+    if isinstance(said, int):
+        return said * len(wanted)
+    return sum(said[device] for device in wanted) if said.keys() >= set(wanted) else None
 
 
 def _oversized_pins(config: Config, devices: Devices, room: Mapping[str, int]) -> Iterator[Mistake]:

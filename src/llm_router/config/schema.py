@@ -72,6 +72,20 @@ class BackendConfig(_Section):
     """The server's key for loading and unloading, where it has one of its own, as TabbyAPI does."""
 
 
+class EndpointConfig(_Section):
+    """A server elsewhere that speaks OpenAI and has models of its own: another llm-router, a cloud service. Each model
+    it lists can be used here, as long as no model of this file has its name."""
+
+    url: Urls
+    """Its base URL. Several in a list are equal: when one can't be reached, the next is used."""
+    api_key: SecretStr | None = None
+    """Its key, sent to it as `Authorization: Bearer`."""
+    prefix: str = ""
+    """Put before the names of its models, as in `"lab/"`."""
+    models: tuple[str, ...] = ("*",)
+    """Which of its models: names with `*` and `?` as in a shell."""
+
+
 class GroupConfig(_Section):
     """Models that the memory alone doesn't say everything about."""
 
@@ -159,6 +173,9 @@ class Config(_Section):
     """The models, by the name clients use."""
     backends: dict[str, BackendConfig] = {}
     """Settings per kind of backend."""
+    endpoints: dict[str, EndpointConfig] = {}
+    """Servers elsewhere whose models can be used here too, by any name. They are asked for their models at the start
+    and every five minutes."""
     host: str = "127.0.0.1"
     """Address to listen on."""
     router_port: Annotated[int, Field(ge=0, le=65535)] = 8002

@@ -28,6 +28,7 @@ from llm_router.core.events import (
     Event,
     InstanceReady,
     LoadRequested,
+    ModelsChanged,
     ShutdownRequested,
     TimerFired,
     TimerKey,
@@ -133,6 +134,11 @@ class Supervisor:
 
     def unload(self, model: str) -> None:
         self.handle.post(UnloadRequested(at=self._loop.time(), model=model))
+
+    def change_models(self, models: Mapping[str, ModelSpec]) -> None:
+        """These are the models from now on. Each has its launch already."""
+        self._models = models
+        self.handle.post(ModelsChanged(at=self._loop.time(), models=models))
 
     def instance_of(self, model: str) -> int | None:
         """The id of the model's instance in whatever state, or None."""

@@ -1,4 +1,4 @@
-"""The composition root: the one file that knows everyone. Makes the parts, connects them, runs the server."""
+"""Makes the parts, connects them, runs the server. Counterpart: `parts`, which tells each what it must know."""
 
 from __future__ import annotations
 
@@ -17,28 +17,31 @@ import uvloop
 
 from llm_router.api.admin import Admin
 from llm_router.api.build import build
-from llm_router.api.catalog import Catalog, Entry
+from llm_router.api.catalog import Catalog
 from llm_router.api.errors import render
 from llm_router.api.openai import TARGETS
+from llm_router.app import parts, remote
 from llm_router.backends import registry
-from llm_router.backends.base import Backend, LaunchRequest
-from llm_router.config import specs
-from llm_router.config.room import Devices
-from llm_router.config.schema import Config, ModelConfig
+from llm_router.config import room, specs
+from llm_router.config.schema import Config
 from llm_router.errors import ConfigError
+from llm_router.hardware.page_cache import cached_fraction
+from llm_router.hardware.reading import open_reader
+from llm_router.history.store import Store
+from llm_router.launchers import calls
 from llm_router.launchers.process import ProcessLauncher
 from llm_router.relay import protocol
-from llm_router.relay.body import Parameters
 from llm_router.relay.exchange import Services
-from llm_router.relay.request import Model, Preferences
+from llm_router.relay.request import Preferences
 from llm_router.relay.status_text import Mode
-from llm_router.runtime.instances import Launch
+from llm_router.runtime.endpoints import Endpoints
 from llm_router.runtime.supervisor import Supervisor
 
 _log = logging.getLogger("llm_router")
 
 _KEEP_ALIVE_S = 75  # longer than any client's pool keeps a connection (Open-WebUI: 15 s), so the client closes first
 _BACKLOG = 2048
+_WARM = 0.9  # of a model's files in the page cache: a load from there takes as long as one from all of it
 
 
 def serve(config: Config, path: Path | None, on_ready: Callable[[str], None]) -> int:
@@ -51,22 +54,33 @@ def serve(config: Config, path: Path | None, on_ready: Callable[[str], None]) ->
 
 
 async def _serve(config: Config, path: Path | None, listener: socket.socket, on_ready: Callable[[str], None]) -> int:
-    devices: Devices = {}
-    launches = _launches(config, registry.load())
-    keys = {name: launch.key for name, launch in launches.items()}
+    reader = open_reader()
+    devices = await asyncio.to_thread(reader.read)
+    history = await asyncio.to_thread(Store, config.state_folder / "history.sqlite")
+    backends = registry.load()
+    launches = parts.launches(config, backends)
+    models = parts.specs(config, launches, devices, history)
+    relayed = parts.models(config)
     supervisor = Supervisor(
-        models=specs.models(config, devices, launch_keys=keys, footprint_mib=lambda name: None),
+        models=models,
         policy=specs.policy(config, devices),
         launches=launches,
         launcher=ProcessLauncher(config.state_folder),
         response_timeout_s=config.response_timeout,
         leave_on_exit=config.on_exit == "leave",
+        reader=reader,
+        reserve_mib=room.reserves(config, devices),
+        device_mib=lambda name: devices[name].total_mib if name in devices else None,
+        is_warm=lambda path: cached_fraction(Path(path)) >= _WARM,
+        history=history,
     )
-    catalog = Catalog([_entry(config, name) for name in config.models], supervisor.handle.scheduler, int(time.time()))
+    catalog = Catalog(
+        [parts.entry(config, name) for name in config.models], supervisor.handle.scheduler, int(time.time())
+    )
     services = Services(
         dispatcher=supervisor.leases,
         pool=supervisor.pool,
-        models=_models(config),
+        models=relayed,
         render=render,
         preferences=Preferences(
             status=None if config.status == "auto" else Mode(config.status),
@@ -89,17 +103,36 @@ async def _serve(config: Config, path: Path | None, listener: socket.socket, on_
         backlog=_BACKLOG,
     )
 
+    merging = remote.Merging(
+        config,
+        backends["openai"],
+        specs=models,
+        launches=launches,
+        relayed=relayed,
+        catalog=catalog,
+        supervisor=supervisor,
+    )
+    elsewhere = Endpoints(
+        remote.endpoints(config, backends["openai"]),
+        ask=calls.ask,
+        is_taken=lambda name: config.canonical(name) is not None,
+        tell=merging.apply,
+    )
+
     async def prepare() -> None:
         await supervisor.adopt()
         for name, model in config.models.items():
             if model.preload:
                 supervisor.load(name)
+        if config.endpoints:
+            supervisor.tasks.spawn("endpoints", elsewhere.keep_up())
 
     server = _Server(settings, prepare, lambda: on_ready(_url(listener)), supervisor.refuse_new)
     try:
         await server.serve(sockets=[listener])
     finally:
         await supervisor.close()
+        await asyncio.to_thread(history.close)
     return 0
 
 
@@ -165,73 +198,3 @@ def listen(host: str, port: int) -> socket.socket:
 def _url(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def _launches(config: Config, backends: dict[str, Backend]) -> dict[str, Launch]:
-    launches = {}
-    for name, model in config.models.items():
-        if model.backend not in backends:
-            known = ", ".join(sorted(backends))
-            raise ConfigError(f'cannot use the backend "{model.backend}" of {name}: it is one of {known}')
-        launches[name] = Launch(
-            backend=backends[model.backend],
-            request=_request(config, name, model),
-            fixed_port=config.fixed_port(name),
-            load_timeout_s=config.load_timeout_s(name),
-            stall_timeout_s=config.stall_timeout,
-        )
-    return launches
-
-
-def _request(config: Config, name: str, model: ModelConfig) -> LaunchRequest:
-    backend = config.backend_config(model.backend)
-    key, admin_key = model.api_key or backend.api_key, model.admin_key or backend.admin_key
-    return LaunchRequest(
-        model=name,
-        port=0,
-        path=model.path,
-        command=model.command,
-        script=None if model.service is not None else model.script,
-        service=model.service,
-        url=model.url[0] if model.url else None,
-        urls=model.url or (),
-        model_name=model.model_name,
-        binary=backend.binary,
-        args=(*backend.args, *model.args),
-        env={**backend.env, **model.env},
-        context_length=model.context_length,
-        devices=model.devices,
-        capabilities=config.capabilities_of(name),
-        ready_path=model.ready_path,
-        api_key=None if key is None else key.get_secret_value(),
-        admin_key=None if admin_key is None else admin_key.get_secret_value(),
-        directory=backend.directory,
-    )
-
-
-def _entry(config: Config, name: str) -> Entry:
-    model = config.models[name]
-    return Entry(
-        name=name,
-        backend=model.backend,
-        title=model.name or name,
-        description=model.description,
-        aliases=model.aliases,
-        capabilities=config.capabilities_of(name),
-        context_length=model.context_length,
-        hidden=model.hidden,
-    )
-
-
-def _models(config: Config) -> dict[str, Model]:
-    models = {}
-    for name, model in config.models.items():
-        changes = model.parameters
-        parameters = Parameters(defaults=changes.defaults, overrides=changes.overrides, removals=changes.removals)
-        relayed = Model(
-            name=name,
-            parameters=parameters if changes.defaults or changes.overrides or changes.removals else None,
-            request_class=model.request_class,
-        )
-        models.update(dict.fromkeys((name, *model.aliases), relayed))
-    return models

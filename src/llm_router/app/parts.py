@@ -1,0 +1,108 @@
+"""The configuration in the words of each part: launches for the runtime, entries for the API, models for the relay.
+
+Counterpart: `config.specs`, which does the same for the scheduler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from llm_router.api.catalog import Entry
+from llm_router.backends.base import Backend, LaunchRequest
+from llm_router.config import room
+from llm_router.config import specs as scheduling
+from llm_router.config.schema import Config, ModelConfig
+from llm_router.core.specs import ModelSpec
+from llm_router.errors import ConfigError
+from llm_router.hardware.base import DeviceReading
+from llm_router.history.base import History
+from llm_router.relay.body import Parameters
+from llm_router.relay.request import Model
+from llm_router.runtime.footprints import footprint_mib
+from llm_router.runtime.instances import Launch
+
+
+def specs(
+    config: Config, launching: Mapping[str, Launch], devices: Mapping[str, DeviceReading], history: History
+) -> dict[str, ModelSpec]:
+    """For the scheduler. What the configuration leaves open is asked of history, backends and the models' files."""
+
+    def unsaid(name: str) -> int | None:
+        return footprint_mib(launching[name], room.placed_on(config, name, devices), devices, history)
+
+    keys = {name: launch.key for name, launch in launching.items()}
+    return scheduling.models(config, devices, launch_keys=keys, footprint_mib=unsaid)
+
+
+def launches(config: Config, backends: dict[str, Backend]) -> dict[str, Launch]:
+    """How each model is started. Raises: ConfigError for a backend that isn't installed."""
+    found = {}
+    for name, model in config.models.items():
+        if model.backend not in backends:
+            known = ", ".join(sorted(backends))
+            raise ConfigError(f'cannot use the backend "{model.backend}" of {name}: it is one of {known}')
+        found[name] = Launch(
+            backend=backends[model.backend],
+            request=_request(config, name, model),
+            fixed_port=config.fixed_port(name),
+            load_timeout_s=config.load_timeout_s(name),
+            stall_timeout_s=config.stall_timeout,
+        )
+    return found
+
+
+def _request(config: Config, name: str, model: ModelConfig) -> LaunchRequest:
+    backend = config.backend_config(model.backend)
+    key, admin_key = model.api_key or backend.api_key, model.admin_key or backend.admin_key
+    return LaunchRequest(
+        model=name,
+        port=0,
+        path=model.path,
+        command=model.command,
+        script=None if model.service is not None else model.script,
+        service=model.service,
+        url=model.url[0] if model.url else None,
+        urls=model.url or (),
+        model_name=model.model_name,
+        binary=backend.binary,
+        args=(*backend.args, *model.args),
+        env={**backend.env, **model.env},
+        context_length=model.context_length,
+        devices=model.devices,
+        capabilities=config.capabilities_of(name),
+        ready_path=model.ready_path,
+        api_key=None if key is None else key.get_secret_value(),
+        admin_key=None if admin_key is None else admin_key.get_secret_value(),
+        directory=backend.directory,
+        memory_mib=None if model.memory is None else -(-model.memory // (len(model.devices or ()) or 1)),
+    )
+
+
+def entry(config: Config, name: str) -> Entry:
+    """The model as clients see it."""
+    model = config.models[name]
+    return Entry(
+        name=name,
+        backend=model.backend,
+        title=model.name or name,
+        description=model.description,
+        aliases=model.aliases,
+        capabilities=config.capabilities_of(name),
+        context_length=model.context_length,
+        hidden=model.hidden,
+    )
+
+
+def models(config: Config) -> dict[str, Model]:
+    """For the relay, by each of their names."""
+    found: dict[str, Model] = {}
+    for name, model in config.models.items():
+        changes = model.parameters
+        parameters = Parameters(defaults=changes.defaults, overrides=changes.overrides, removals=changes.removals)
+        relayed = Model(
+            name=name,
+            parameters=parameters if changes.defaults or changes.overrides or changes.removals else None,
+            request_class=model.request_class,
+        )
+        found.update(dict.fromkeys((name, *model.aliases), relayed))
+    return found
