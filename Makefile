@@ -33,6 +33,9 @@ policy: $(VENV)/.dev   ## play the built-in traces and write docs/reference/poli
 	@$(BIN)/llm-router simulate --all > docs/reference/policy.md.new
 	@mv docs/reference/policy.md.new docs/reference/policy.md
 
+conformance: $(VENV)/.dev  ## real engines, installed into a cache, asked the contract: see conformance/README.md
+	@$(BIN)/python -m conformance $(ARGS)
+
 reference: $(VENV)/.dev  ## generate the reference pages from the code
 	@$(BIN)/python -m llm_router.config.reference
 	@$(BIN)/python docs/generate.py

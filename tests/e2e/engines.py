@@ -62,11 +62,13 @@ def _subject(router: RouterProcess, **more: Any) -> Subject:
 
 @asynccontextmanager
 async def llamacpp(folder: Path) -> AsyncIterator[Subject]:
-    binary = program(folder, "llama-server", "fake_backend.py", "--push-lines", "--second-term", *PACE)
+    binary = program(
+        folder, "llama-server", "fake_backend.py", "--push-lines", "--second-term", "--context", "1536", *PACE
+    )
     model = {"backend": "llamacpp", "path": str(_file(folder)), "context_length": 2048, "api_key": KEY}
     models = {"subject": model, "other": OTHER}
     async with running(folder / "router", models, backends={"llamacpp": {"binary": str(binary)}}) as router:
-        yield _subject(router, percent=True, context_length=2048, key=KEY)
+        yield _subject(router, percent=True, context_length=1536, key=KEY)
 
 
 @asynccontextmanager
@@ -85,19 +87,19 @@ async def embedded_llamacpp(folder: Path) -> AsyncIterator[Subject]:
 @asynccontextmanager
 async def sglang(folder: Path) -> AsyncIterator[Subject]:
     binary = program(folder, "sglang", "fake_sglang.py", "--term-tick-s", "0.1", *PACE)
-    model = {"backend": "sglang", "path": str(folder), "context_length": 2048, "api_key": KEY}
+    model = {"backend": "sglang", "path": str(folder), "api_key": KEY}
     models = {"subject": model, "other": OTHER}
     async with running(folder / "router", models, backends={"sglang": {"binary": str(binary)}}) as router:
-        yield _subject(router, percent=True, context_length=2048, key=KEY)
+        yield _subject(router, percent=True, context_length=4096, key=KEY)
 
 
 @asynccontextmanager
 async def vllm(folder: Path) -> AsyncIterator[Subject]:
     binary = program(folder, "vllm", "fake_vllm.py", *PACE)
-    model = {"backend": "vllm", "path": str(folder), "context_length": 2048, "api_key": KEY}
+    model = {"backend": "vllm", "path": str(folder), "api_key": KEY}
     models = {"subject": model, "other": OTHER}
     async with running(folder / "router", models, backends={"vllm": {"binary": str(binary)}}) as router:
-        yield _subject(router, percent=True, context_length=2048, key=KEY, stop_s=12.0)
+        yield _subject(router, percent=True, context_length=4096, key=KEY, stop_s=12.0)
 
 
 @asynccontextmanager
@@ -106,12 +108,9 @@ async def tabbyapi(folder: Path) -> AsyncIterator[Subject]:
     binary = program(folder, "tabby.sh", "fake_tabbyapi.py", *PACE)
     home = tabby_home(folder, "subject", "other")
     settings = {"binary": str(binary), "directory": str(home), "api_key": KEY, "admin_key": f"{KEY}-admin"}
-    models = {
-        name: {"backend": "tabbyapi", "path": str(home / "models" / name), "context_length": 2048}
-        for name in ("subject", "other")
-    }
+    models = {name: {"backend": "tabbyapi", "path": str(home / "models" / name)} for name in ("subject", "other")}
     async with running(folder / "router", models, backends={"tabbyapi": settings}) as router:
-        yield _subject(router, percent=True, context_length=2048, key=KEY, keeps_server=True)
+        yield _subject(router, percent=True, context_length=4096, key=KEY, keeps_server=True)
 
 
 @asynccontextmanager
