@@ -178,7 +178,12 @@ class Witness:
         self.budgets[event.device] = available if configured is None else min(configured, available)
 
     def _change_models(self, event: ModelsChanged) -> None:
-        self.models = dict(event.models)
+        before, self.models = self.models, dict(event.models)
+        for name in {*before, *self.models}:
+            old, new = before.get(name), self.models.get(name)
+            if old is None or new is None or old.launch_key != new.launch_key:
+                self.paused_until.pop(name, None)  # a fresh start: it may be what was wrong
+                self.ran_out.discard(name)
         for server in self.servers.values():
             spec = self.models.get(server.model)
             server.is_outdated = spec is None or spec.launch_key != server.launch_key

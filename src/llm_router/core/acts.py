@@ -17,26 +17,46 @@ from llm_router.core.commands import (
     StartInstance,
     StopInstance,
 )
+from llm_router.core.decisions import Action, Decisions
 from llm_router.core.events import TimerKey, TimerKind
 from llm_router.core.state import Instance, Lifecycle, ModelState, Reserved, State
 
 
 class Acts:
-    """`commands`: what was said in answer to the event at hand, in order."""
+    """`commands`: what was said in answer to the event at hand, in order. `decisions`: the last ones, for people."""
 
     def __init__(self, state: State) -> None:
         self.commands: list[Command] = []
+        self.decisions = Decisions()
         self._state = state
+        self._at = 0.0
 
-    def grant(self, instance: Instance, request: int, at: float) -> None:
-        self._state.open_lease(instance, request, at)
+    def begin(self, at: float) -> list[Command]:
+        """An event comes, at this time; what is said about it goes into a new list."""
+        self._at = at
+        self.commands = []
+        return self.commands
+
+    def note(self, model: str, action: Action, reason: str) -> None:
+        self.decisions.note(self._at, model, action, reason)
+
+    def grant(self, instance: Instance, request: int) -> None:
+        self._state.open_lease(instance, request, self._at)
         self.commands.append(GrantRequest(request=request, instance=instance.id))
 
-    def start(self, model: ModelState, placement: Reserved, at: float) -> None:
-        instance = self._state.new_instance(model, placement, at)
+    def start(self, model: ModelState, placement: Reserved) -> None:
+        self.note(model.name, Action.STARTED, self._where(placement))
+        instance = self._state.new_instance(model, placement, self._at)
         known_mib = {name: need for name, need in placement.items() if need is not None}
         start = StartInstance(instance=instance.id, model=model.name, devices=tuple(placement), reserved_mib=known_mib)
         self.commands.append(start)
+
+    def _where(self, placement: Reserved) -> str:
+        if not placement:
+            return "beside everything else"
+        parts = [f"{name} ({'all of it' if need is None else f'{need} MiB'})" for name, need in placement.items()]
+        beside = {one.model.name for name in placement for one in self._state.tenants(name)}
+        return f"on {' and '.join(parts)}" + (f", beside {' and '.join(sorted(beside))}" if beside else "")
 
     def stop(self, instance: Instance) -> None:
         self.cancel_timers(instance)
@@ -52,6 +72,7 @@ class Acts:
         self, model: ModelState, request: int, refusal: Refusal, detail: str, retry_after_s: float | None = None
     ) -> None:
         self._state.dequeue(model, request)
+        self.note(model.name, Action.REFUSED, detail)
         self.reject(request, refusal, detail, retry_after_s)
 
     def reject_at_shutdown(self, request: int) -> None:
@@ -89,5 +110,7 @@ class Acts:
         detail = (
             f"cannot finish the request: {name} had to leave, and the time for open requests is over; send it again"
         )
+        if instance.leases:
+            self.note(name, Action.CUT, f"the drain time-out passed with {len(instance.leases)} open requests")
         for request in instance.leases:
             self.commands.append(CutRequest(request=request, refusal=Refusal.PREEMPTED, detail=detail))

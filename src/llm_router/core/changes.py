@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from llm_router.core.acts import Acts
 from llm_router.core.commands import Refusal
+from llm_router.core.decisions import Action
 from llm_router.core.events import DeviceMeasured, InstanceAdopted, MemoryMeasured, ModelsChanged
 from llm_router.core.geometry import by_device, devices_of, spread
 from llm_router.core.specs import ModelSpec
@@ -49,7 +50,7 @@ class Changes:
                 name: max(measured_mib.get(name, 0), known_mib.get(name, 0)) for name in {**known_mib, **measured_mib}
             }
         instance.reserved = {**dict.fromkeys(instance.reserved, 0), **measured_mib}
-        self._learn(instance.model, measured_mib)
+        self._learn(instance.model, measured_mib, "that is what it was seen to hold")
 
     def raise_footprint(self, instance: Instance) -> None:
         """It ran out of memory with what it had: more next time, at least what it was seen to hold, at most all that
@@ -63,23 +64,32 @@ class Changes:
             budget_mib = self._state.devices[name].nominal_mib
             raised[name] = more if budget_mib is None else max(need, min(more, budget_mib))
         if raised:
-            self._learn(model, raised)
+            self._learn(model, raised, "it ran out of memory")
 
-    @staticmethod
-    def _learn(model: ModelState, by_device_mib: dict[str, int]) -> None:
-        if model.footprint_mib != 0:
-            model.measured_mib = by_device_mib
-            model.footprint_mib = max(1, sum(by_device_mib.values()))
+    def _learn(self, model: ModelState, by_device_mib: dict[str, int], why: str) -> None:
+        if model.footprint_mib == 0:
+            return
+        before = "unknown" if model.footprint_mib is None else f"{model.footprint_mib} MiB"
+        model.measured_mib = by_device_mib
+        model.footprint_mib = max(1, sum(by_device_mib.values()))
+        reason = f"{before} became {model.footprint_mib} MiB: {why}"
+        self._acts.note(model.name, Action.FOOTPRINT_CHANGED, reason)
 
     def _note_device(self, event: DeviceMeasured) -> None:
         """A device without a budget isn't ours to use."""
         device = self._state.devices.get(event.device)
         if device is None:
             return
+        before_mib = device.budget_mib
         device.is_gone = event.available_mib is None
         if event.available_mib is not None:
             device.available_mib = max(0, event.available_mib)
             device.most_mib = max(device.available_mib, device.most_mib or 0)
+        after_mib = device.budget_mib
+        if before_mib != after_mib:
+            has_less = after_mib is not None and (before_mib is None or after_mib < before_mib)
+            reason = "it is gone" if device.is_gone else f"models may use {after_mib} MiB of it now"
+            self._acts.note(device.name, Action.SHRANK if has_less else Action.RESTORED, reason)
 
     def _note_models(self, event: ModelsChanged) -> None:
         """What runs is kept unless its launch changed; what isn't there any more serves nobody new."""
@@ -102,6 +112,8 @@ class Changes:
         """What the configuration says holds at once; what was learned stays unless it says something else about it."""
         before, model.spec = model.spec, spec
         instance = model.instance
+        if spec.launch_key != before.launch_key:
+            model.failure, model.failed_loads, model.ran_out = None, 0, False
         if (spec.footprint_mib, spec.devices) != (before.footprint_mib, before.devices):
             model.footprint_mib, model.measured_mib = spec.footprint_mib, {}
             if instance is not None and spec.launch_key == instance.launch_key:

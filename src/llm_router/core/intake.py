@@ -11,6 +11,7 @@ from typing import assert_never
 from llm_router.core.acts import Acts
 from llm_router.core.changes import Changes
 from llm_router.core.commands import Refusal
+from llm_router.core.decisions import Action
 from llm_router.core.events import (
     DeviceMeasured,
     Event,
@@ -83,7 +84,7 @@ class Intake:
         elif model.spec.unusable is not None:
             self._acts.reject(request, Refusal.LOAD_FAILED, model.spec.unusable)
         elif (instance := self._able_to_serve(model, event)) is not None:  # 2
-            self._acts.grant(instance, request, event.at)
+            self._acts.grant(instance, request)
         elif event.request_class is RequestClass.TASK:  # 3
             detail = f"cannot serve a background request now: {model.name} is not free for it, and it may load nothing"
             self._acts.reject(request, Refusal.NOT_READY, detail)
@@ -92,6 +93,7 @@ class Intake:
         elif len(self._state.waiting) >= self._policy.queue_limit:
             wait_s = expected_wait_s(model, self._state, self._policy, event.at)
             detail = f"cannot queue the request: {len(self._state.waiting)} are waiting already; try again later"
+            self._acts.note(model.name, Action.REFUSED, detail)
             self._acts.reject(request, Refusal.QUEUE_FULL, detail, wait_s)
         else:
             self._state.enqueue(model, request, event.at, event.request_class)
@@ -155,16 +157,19 @@ class Intake:
             if event.out_of_memory:
                 self._changes.raise_footprint(instance)
                 if not model.ran_out:
+                    self._acts.note(model.name, Action.FAILED, "it ran out of memory; once more, with more room")
                     model.ran_out = True
                     return
             self._note_failure(model, event.error or f"{model.name} ended before it was ready", event.at)
             return
+        self._acts.note(model.name, Action.FAILED, event.error or "it ended by itself")
         crashed_before = model.crashed_at is not None and event.at - model.crashed_at <= self._policy.backoff_max_s  # 3
         model.crashed_at = event.at
         if crashed_before:
             self._note_failure(model, event.error or f"{model.name} ends as soon as it is ready", event.at)
 
     def _note_failure(self, model: ModelState, error: str, at: float) -> None:
+        self._acts.note(model.name, Action.FAILED, error)
         model.failed_loads += 1
         model.ran_out = False
         pause_s = backoff_s(model.failed_loads, self._policy)

@@ -12,11 +12,13 @@ from collections.abc import Mapping
 from llm_router.core import views
 from llm_router.core.acts import Acts
 from llm_router.core.commands import Command, GrantRequest
+from llm_router.core.decisions import Decision
 from llm_router.core.events import Event, RequestArrived, RequestClosed, TimerKind
 from llm_router.core.intake import Intake
 from llm_router.core.settling import Settling
 from llm_router.core.specs import ModelSpec, PolicySpec
 from llm_router.core.state import State
+from llm_router.core.why import Why, why
 
 
 class Scheduler:
@@ -37,6 +39,14 @@ class Scheduler:
     def snapshot(self) -> views.Snapshot:
         """The whole state as values, for status pages."""
         return views.snapshot(self._state)
+
+    def decisions(self, model: str | None = None) -> tuple[Decision, ...]:
+        """The last decisions, oldest first: all, or those about one model (or device)."""
+        return tuple(self._acts.decisions.of(model))
+
+    def why(self, model: str) -> Why | None:
+        """Everything there is to say about one model; None: no such model is configured."""
+        return why(self._state, self._policy, self._settled_at, model, self._acts.decisions)
 
     def leases_of(self, instance: int) -> tuple[int, ...]:
         """The open requests of an instance that isn't gone, oldest first."""
@@ -62,7 +72,7 @@ class Scheduler:
                 state.close_lease(instance, event.request, event.at, lost=False)
                 if instance.leases or instance.model.spec.idle_timeout_s is None or TimerKind.IDLE in instance.timers:
                     return []
-        commands = self._acts.commands = []
+        commands = self._acts.begin(event.at)
         self._intake.note(event)
         self._settling.settle(event.at)
         self._settled_at = event.at

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from llm_router.core.acts import Acts
 from llm_router.core.commands import Refusal
+from llm_router.core.decisions import Action
 from llm_router.core.events import TimerKind
 from llm_router.core.eviction import residency_end
 from llm_router.core.placement import why_never
 from llm_router.core.planning import Need, Plan, contested, plan_switches
 from llm_router.core.policy import turn_end
+from llm_router.core.reasons import explain
 from llm_router.core.specs import PolicySpec
 from llm_router.core.state import Instance, Lifecycle, ModelState, State
 
@@ -36,16 +38,17 @@ class Settling:
         for instance in state.live.values():
             instance.model.update_rate(at)
         self._refuse_hopeless(at)  # 1
-        self._start_beside(at)  # 2
+        self._start_beside()  # 2
         self._forget_evictions()
         plan = plan_switches(state, self._policy, at)
         while plan.starts:  # 3
             for model in plan.starts:
-                self._acts.start(model, plan.choices[model.name].placement, at)
+                self._acts.start(model, plan.choices[model.name].placement)
             self._forget_evictions()
             plan = plan_switches(state, self._policy, at)
         self._tend_all(plan, at)  # 4
         self._note_hot(plan)  # 5
+        self._note_waits(plan)
 
     def _refuse_hopeless(self, at: float) -> None:
         state = self._state
@@ -80,10 +83,10 @@ class Settling:
         short = [model.short_since for model in self._state.models.values() if model.short_since is not None]
         self._acts.set_room_timer(min(short) + self._policy.room_timeout_s if short else None)
 
-    def _start_beside(self, at: float) -> None:
+    def _start_beside(self) -> None:
         for model in list(self._state.in_need()):
             if not model.competes and model.instance is None:
-                self._acts.start(model, {}, at)
+                self._acts.start(model, {})
 
     def _forget_evictions(self) -> None:
         """Whoever it was for has used the room, or doesn't want it any more."""
@@ -111,6 +114,7 @@ class Settling:
             instance.drain_until = None
             self._acts.cancel_timer(instance, TimerKind.DRAIN)
             self._state.evicted.pop(instance.model.name, None)
+            self._acts.note(instance.model.name, Action.STAYED, "nobody needs its room any more")
 
     def _tend(self, instance: Instance, need: Need | None, at: float) -> None:
         """One ready instance. `need`: somebody needs its room; None: nobody does.
@@ -124,6 +128,7 @@ class Settling:
             instance.drain_until = at + self._policy.drain_timeout_s
             if need is not None and need.beneficiary is not None:
                 self._state.evicted[instance.model.name] = need.beneficiary
+            self._note_leaving(instance, need, at)
         if instance.drain_until is not None:  # 2
             self._drain(instance, instance.drain_until, at)
         else:
@@ -145,7 +150,7 @@ class Settling:
                 serving.remove(first)
                 continue
             self._state.dequeue(first.model, waiting.request)
-            self._acts.grant(first, waiting.request, at)
+            self._acts.grant(first, waiting.request)
             if len(first.leases) >= first.slots:
                 serving.remove(first)
 
@@ -195,6 +200,7 @@ class Settling:
             return
         idle_until = instance.last_used_at + timeout_s
         if at >= idle_until:
+            self._acts.note(instance.model.name, Action.LEFT, f"nobody has used it for {timeout_s:g}s")
             self._acts.stop(instance)
         elif TimerKind.IDLE not in instance.timers:
             self._acts.set_timer(instance, TimerKind.IDLE, idle_until)
@@ -215,3 +221,28 @@ class Settling:
             and seats.isdisjoint(instance.seats)
             and instance.model.instance is instance
         }
+
+    def _note_leaving(self, instance: Instance, need: Need | None, at: float) -> None:
+        name = instance.model.name
+        if instance.unload_wanted:
+            why = "its configuration changed" if instance.is_outdated else "someone unloads it"
+            self._acts.note(name, Action.LEFT, why)
+        elif need is None or need.beneficiary is None:
+            self._acts.note(name, Action.LEFT, "those that are loaded don't fit together any more")
+        elif instance.is_busy:
+            waits_s = at - need.since
+            reason = f"{need.beneficiary.name} has waited for {waits_s:.0f}s and needs its room"
+            self._acts.note(name, Action.TURN_ENDED, reason)
+        else:
+            idle_s = at - instance.last_used_at
+            reason = f"{need.beneficiary.name} needs its room, and it was idle for {idle_s:.0f}s: the cheapest to leave"
+            self._acts.note(name, Action.EVICTED, reason)
+
+    def _note_waits(self, plan: Plan) -> None:
+        """Once for each obstacle, not for each event."""
+        for model in plan.order:
+            choice = plan.choices.get(model.name)
+            obstacle = None if choice is None else tuple(victim.id for victim in choice.victims)
+            if model.obstacle != (obstacle,) and model.needs_start:
+                model.obstacle = (obstacle,)
+                self._acts.note(model.name, Action.WAITS, explain(model, plan, self._state)[1])

@@ -86,7 +86,7 @@ class ModelState:
     declared, estimated or learned; None: unknown. `measured_mib`: the same by device, as it was measured.
     `ran_out`: its last start failed for want of memory, so that the next one is given more room.
     `short_since`: since when other programs have held the memory it needs. `uses`: requests granted since `rate` was
-    last brought up to date.
+    last brought up to date. `obstacle`: what it was last said to wait for.
     """
 
     spec: ModelSpec
@@ -104,6 +104,7 @@ class ModelState:
     rate: float = 0.0
     rate_at: float = 0.0
     uses: int = 0
+    obstacle: object = None
 
     @property
     def name(self) -> str:
