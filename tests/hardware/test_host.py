@@ -16,17 +16,20 @@ GIB = 1024**3
 @pytest.fixture
 def machine(tmp_path: Path) -> Path:
     (tmp_path / "proc/self").mkdir(parents=True)
-    (tmp_path / "proc/meminfo").write_text("MemTotal:       33554432 kB\nMemFree: 1 kB\nMemAvailable:   20971520 kB\n")
+    (tmp_path / "proc/meminfo").write_text(
+        "MemTotal:       33554432 kB\nMemFree: 1 kB\nMemAvailable:   25165824 kB\nMapped:          4194304 kB\n"
+    )
     (tmp_path / "proc/self/cgroup").write_text("0::/system.slice/llm-router.service\n")
     (tmp_path / "cgroup/system.slice/llm-router.service").mkdir(parents=True)
     return tmp_path
 
 
-def limit(folder: Path, limit_gib: str, used_gib: float, files_gib: int = 0) -> None:
+def limit(folder: Path, limit_gib: str, used_gib: float, files_gib: int = 0, mapped_gib: int = 0) -> None:
     (folder / "memory.max").write_text(limit_gib if limit_gib == "max" else str(int(limit_gib) * GIB))
     (folder / "memory.current").write_text(str(int(used_gib * GIB)))
     (folder / "memory.stat").write_text(
-        f"anon 5\nfile {files_gib * GIB}\ninactive_anon 7\nactive_file {files_gib * GIB}\ninactive_file 0\n"
+        f"anon 5\nfile {files_gib * GIB}\nfile_mapped {mapped_gib * GIB}\ninactive_anon 7\n"
+        f"active_file {files_gib * GIB}\ninactive_file 0\n"
     )
 
 
@@ -53,6 +56,14 @@ def test_the_tightest_control_group_around_us_counts(machine: Path) -> None:
 def test_pages_of_files_in_the_group_can_be_had(machine: Path) -> None:
     limit(machine / "cgroup/system.slice/llm-router.service", "16", 15, files_gib=10)
     assert read(machine) == (16, 11)
+
+
+def test_weights_that_a_program_has_mapped_are_not_free(machine: Path) -> None:
+    limit(machine / "cgroup/system.slice/llm-router.service", "16", 15, files_gib=10, mapped_gib=8)
+    assert read(machine) == (16, 3)
+    meminfo = machine / "proc/meminfo"
+    meminfo.write_text(meminfo.read_text().replace("4194304", "23068672"))
+    assert read(machine) == (16, 2)
 
 
 def test_a_group_over_its_limit_has_nothing_free(machine: Path) -> None:

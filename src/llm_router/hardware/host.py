@@ -12,7 +12,7 @@ from pathlib import Path
 from llm_router.hardware.base import CPU, DeviceReading
 
 _KIB_LINE = re.compile(r"^(\w+):\s+(\d+) kB$", re.MULTILINE)
-_STAT_LINE = re.compile(r"^(active_file|inactive_file) (\d+)$", re.MULTILINE)
+_STAT_LINE = re.compile(r"^(active_file|inactive_file|file_mapped) (\d+)$", re.MULTILINE)
 _PAGE_KIB = 4
 
 
@@ -26,12 +26,14 @@ class Host:
     def read(self) -> DeviceReading | None:
         """The smallest of what the machine has and what a control group around us allows.
 
-        Free is what could be had without swapping: pages of files count as free, as in the kernel's MemAvailable, and
-        so do weights that an engine has mapped from its file.
+        Free is what could be had without swapping. Pages of files count as free, as in the kernel's MemAvailable, but
+        unlike there not those that a program has mapped: so do engines with their weights, and without them in
+        memory they read each token's anew from the disk.
         """
         try:
             fields = dict(_KIB_LINE.findall((self._proc / "meminfo").read_text()))
-            total, free = int(fields["MemTotal"]) * 1024, int(fields["MemAvailable"]) * 1024
+            total = int(fields["MemTotal"]) * 1024
+            free = (int(fields["MemAvailable"]) - int(fields.get("Mapped", 0))) * 1024
         except (OSError, KeyError):
             return None
         for folder in self._own_groups():
@@ -79,8 +81,10 @@ def _number(path: Path) -> int | None:
 
 
 def _reclaimable(folder: Path) -> int:
-    """Pages of files in the group, in bytes: they count as used there and go when memory is needed."""
+    """Pages of files in the group that nobody has mapped, in bytes: they count as used there and go when memory is
+    needed."""
     try:
-        return sum(int(size) for _, size in _STAT_LINE.findall((folder / "memory.stat").read_text()))
-    except OSError:
+        fields = dict(_STAT_LINE.findall((folder / "memory.stat").read_text()))
+        return max(int(fields["active_file"]) + int(fields["inactive_file"]) - int(fields["file_mapped"]), 0)
+    except (OSError, KeyError):
         return 0

@@ -125,13 +125,19 @@ class _Reader:
             return struct.unpack_from(f"<{count}{_FORMATS[kind]}", self._content, start)
         if count > _MOST_ENTRIES or depth > _DEEPEST:
             raise IndexError
-        for _ in range(count):
-            if kind == _ARRAY:
+        if kind == _ARRAY:
+            for _ in range(count):
                 self._array(depth + 1)
-            else:  # as a variable: vocabularies have hundreds of thousands of these
-                length = self._number("Q")
-                self._at += length
+        else:
+            self._skip_texts(count)
         return None
+
+    def _skip_texts(self, count: int) -> None:
+        """In one loop without calls: vocabularies have hundreds of thousands of them."""
+        content, at, length_at = self._content, self._at, struct.Struct("<Q").unpack_from
+        for _ in range(count):
+            at += 8 + length_at(content, at)[0]
+        self._at = at
 
     def _text(self) -> str:
         length = self._number("Q")
