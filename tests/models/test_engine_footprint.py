@@ -47,7 +47,7 @@ FEED_FORWARD = {name: shape for name, shape in LAYER.items() if name.startswith(
 def report(path: Path, args: tuple[str, ...]) -> tuple[float, float, float]:
     """Weights, cache and buffers in MiB, as the engine logs them while it loads the model for real."""
     command = [sys.executable, "-c", LOAD, "-m", str(path), "--port", "0", "-t", "1", "--no-warmup", *args]
-    engine = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    engine = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     assert engine.stderr is not None
     loaded = ""
     for line in engine.stderr:
@@ -201,6 +201,39 @@ def hybrid(folder: Path) -> Path:
     return write(folder / "qwen35.gguf", "qwen35", fields, without_endings(whole(256, 1024, layers)))
 
 
+def shared(folder: Path) -> Path:
+    """Heads of two sizes, and two layers that use the keys of others."""
+    layers = []
+    for heads, width in ((2, 64), (1, 128)) * 3:
+        layers.append(
+            {
+                **attention(256, 4 * width, heads * width, heads * width, 512),
+                "attn_q_norm": (width,),
+                "attn_k_norm": (width,),
+                "post_attention_norm": (256,),
+                "post_ffw_norm": (256,),
+                "layer_output_scale": (1,),
+            }
+        )
+    fields: Fields = {
+        **BASE,
+        "block_count": 6,
+        "embedding_length_per_layer_input": 0,
+        "attention.head_count_kv": [2, 1] * 3,
+        "attention.key_length": 128,
+        "attention.value_length": 128,
+        "attention.key_length_swa": 64,
+        "attention.value_length_swa": 64,
+        "attention.sliding_window": 512,
+        "attention.sliding_window_pattern": [True, False] * 3,
+        "attention.shared_kv_layers": 2,
+        "rope.dimension_count": 128,
+        "rope.dimension_count_swa": 64,
+    }
+    shapes = {**whole(256, 1024, layers, tied=True), "rope_freqs.weight": (64,)}
+    return write(folder / "gemma4.gguf", "gemma4", fields, shapes)
+
+
 def without_endings(shapes: Shapes) -> Shapes:
     """Two tensors of recurrent layers have names that don't end in .weight."""
     return {re.sub(r"(ssm_[ad])\.weight$", r"\1", name): shape for name, shape in shapes.items()}
@@ -215,6 +248,7 @@ def without_endings(shapes: Shapes) -> Shapes:
         (recurrent, ("-c", "8192", "-np", "3")),
         (latent, ("-c", "8192", "-np", "2", "-ub", "256")),
         (hybrid, ("-c", "8192", "-np", "3")),
+        (shared, ("-c", "8192", "-np", "2")),
     ],
 )
 def test_weights_and_cache_are_what_the_engine_reports(tmp_path: Path, make: object, args: tuple[str, ...]) -> None:
