@@ -8,7 +8,9 @@ from llm_router.core.commands import StartInstance, StopInstance
 from llm_router.core.events import Event, InstanceGone, RequestArrived, RequestClosed
 from llm_router.core.specs import PolicySpec
 from llm_router.simulation.compare import RULES, policy_for
-from llm_router.simulation.engine import Faults, Outcome, Rule, Simulation
+from llm_router.simulation.engine import Rule, Simulation
+from llm_router.simulation.faults import Faults
+from llm_router.simulation.outcome import Outcome
 from llm_router.simulation.trace import Call, Profile, Trace
 
 LOAD_S, STOP_S, SERVICE_S = 10.0, 1.0, 5.0

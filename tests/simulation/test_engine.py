@@ -11,7 +11,9 @@ from llm_router.core.events import RequestClass
 from llm_router.core.specs import PolicySpec
 from llm_router.simulation.builtin import BUILTIN
 from llm_router.simulation.compare import RULES, policy_for
-from llm_router.simulation.engine import Fate, Faults, Simulation
+from llm_router.simulation.engine import Simulation
+from llm_router.simulation.faults import Faults
+from llm_router.simulation.outcome import Fate
 from llm_router.simulation.trace import Call, Profile, Trace
 
 EVERY_RULE = pytest.mark.parametrize("rule", RULES)
@@ -75,6 +77,15 @@ def test_a_full_queue_refuses_under_every_rule() -> None:
     for rule in RULES:
         outcome = play(trace("aaa"), rule, policy=PolicySpec(queue_limit=2))
         assert list(outcome.fates) == [Fate.SERVED, Fate.SERVED, Fate.REFUSED], rule
+
+
+def test_loads_on_one_device_share_its_speed_and_others_dont() -> None:
+    small = {letter: profile(20) for letter in "ab"}
+    together = play(trace("ab", gap_s=4, models=small), "ready-first")
+    assert [stay.ready_at for stay in together.stays] == [4 + 2 * (LOAD_S - 4), 2 * LOAD_S]
+    apart = {"a": profile(20, devices=("gpu0",)), "b": profile(20, devices=("gpu1",))}
+    beside = play(trace("ab", gap_s=4, models=apart, devices={"gpu0": 100, "gpu1": 100}), "ready-first")
+    assert [stay.ready_at for stay in beside.stays] == [LOAD_S, 4 + LOAD_S]
 
 
 MODELS = st.builds(

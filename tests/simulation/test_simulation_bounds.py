@@ -12,8 +12,8 @@ from llm_router.simulation.bounds import lower_bound
 from llm_router.simulation.builtin import BUILTIN
 from llm_router.simulation.compare import RULES, promise
 from llm_router.simulation.compare import play as compare
-from llm_router.simulation.engine import Fate
 from llm_router.simulation.measure import figures, quantile, times_to_first_token_s
+from llm_router.simulation.outcome import Fate
 from llm_router.simulation.trace import Trace
 
 SWITCH_S = STOP_S + LOAD_S

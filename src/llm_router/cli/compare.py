@@ -22,7 +22,7 @@ from llm_router.errors import ConfigError
 from llm_router.simulation import files, plot, public, report
 from llm_router.simulation.builtin import BUILTIN
 from llm_router.simulation.compare import RULES, Run, play
-from llm_router.simulation.engine import Faults
+from llm_router.simulation.faults import Faults
 from llm_router.simulation.trace import Trace
 
 _PNG_ZOOM = 2  # sharp on a screen of today

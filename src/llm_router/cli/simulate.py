@@ -57,7 +57,7 @@ def simulate(
     Exit codes: 0 shown; 1 the trace can't be used; 2 wrong usage; 130 interrupted.
     """
     from llm_router.cli import compare
-    from llm_router.simulation.engine import Faults
+    from llm_router.simulation.faults import Faults
 
     if every:
         compare.run_all()

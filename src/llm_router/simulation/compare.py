@@ -13,8 +13,10 @@ from functools import partial
 from llm_router.core.policy import wait_bound_s
 from llm_router.core.scheduler import Scheduler
 from llm_router.core.specs import ModelSpec, PolicySpec
-from llm_router.simulation.engine import Faults, Outcome, Rule, Simulation
+from llm_router.simulation.engine import Rule, Simulation
+from llm_router.simulation.faults import Faults
 from llm_router.simulation.measure import Figures, figures
+from llm_router.simulation.outcome import Outcome
 from llm_router.simulation.rivals import Fifo, Lru, ReadyFirst
 from llm_router.simulation.trace import Trace
 

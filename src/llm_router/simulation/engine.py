@@ -7,11 +7,8 @@ waits: the same trace, rule and faults always give the same outcome.
 from __future__ import annotations
 
 import heapq
-import random
 from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from enum import IntEnum
 from typing import NamedTuple, Protocol
 
 from llm_router.core.commands import (
@@ -34,6 +31,9 @@ from llm_router.core.events import (
     TimerFired,
     TimerKey,
 )
+from llm_router.simulation.faults import Faults
+from llm_router.simulation.loading import Loading
+from llm_router.simulation.outcome import Fate, Outcome, Stay
 from llm_router.simulation.trace import Call, Trace
 
 # How often progress is told, in events; telling it costs more than an event does.
@@ -44,69 +44,6 @@ class Rule(Protocol):
     """Whatever decides: the real `core.Scheduler`, or a rival."""
 
     def handle(self, event: Event, /) -> Sequence[Command]: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Faults:
-    """What goes wrong, by chance but repeatably. `load_failures`, `cancellations`: shares, 0 to 1. A client that
-    cancels leaves within `patience_s` of asking, whether it waits or is being served."""
-
-    seed: int = 0
-    load_failures: float = 0.0
-    cancellations: float = 0.0
-    patience_s: float = 60.0
-
-    def fails_load(self, model: str, number: int) -> bool:
-        return self.load_failures > 0 and self._random("load", model, number).random() < self.load_failures
-
-    def leaves_after_s(self, request: int) -> float | None:
-        if self.cancellations <= 0:
-            return None
-        chance = self._random("leave", "", request)
-        return chance.uniform(0, self.patience_s) if chance.random() < self.cancellations else None
-
-    def _random(self, what: str, model: str, number: int) -> random.Random:
-        # By what it is about, not by turn: each rule meets the same faults, whatever it does first.
-        return random.Random(f"{self.seed}/{what}/{model}/{number}")  # noqa: S311 (no secret)
-
-
-class Fate(IntEnum):
-    """What became of a request. AHEAD: not sent, because its client still waits for an earlier one. LEFT: its client
-    cancelled it. CUT: a drain deadline passed."""
-
-    AHEAD = 0
-    WAITING = 1
-    RUNNING = 2
-    SERVED = 3
-    REFUSED = 4
-    CUT = 5
-    LEFT = 6
-
-
-@dataclass(slots=True, eq=False)
-class Stay:
-    """One instance, in seconds from the start; `ready_at` None: its load failed or was broken off."""
-
-    model: str
-    devices: tuple[str, ...]
-    started_at: float
-    ready_at: float | None = None
-    stopping_at: float | None = None
-    gone_at: float | None = None
-
-
-@dataclass(slots=True, eq=False)
-class Outcome:
-    """What happened: by request (the index in `trace.calls`) when it was sent, granted and ended, in seconds (negative:
-    it wasn't), and its fate; every instance; how many events the rule has handled; when the last of them was."""
-
-    arrived_at: array[float]
-    granted_at: array[float]
-    ended_at: array[float]
-    fates: bytearray
-    stays: list[Stay] = field(default_factory=list)
-    events: int = 0
-    end: float = 0.0
 
 
 class _Leaves(NamedTuple):
@@ -138,6 +75,8 @@ class Simulation:
         self._answer_entry: dict[int, int] = {}
         self._stays: dict[int, Stay] = {}
         self._loads: dict[str, int] = {}
+        self._loading = Loading()
+        self._failing: set[int] = set()
 
     def _service_of(self, call: Call) -> float:
         return self._trace.models[call.model].service_s(call.prompt_tokens, call.output_tokens)
@@ -194,14 +133,18 @@ class Simulation:
             case InstanceReady(instance=instance) | InstanceGone(instance=instance):
                 if self._answer_entry.get(instance) != number:
                     return None
-                stay = self._stays[instance]
-                if isinstance(entry, InstanceGone):
-                    stay.gone_at = self._now
-                elif stay.ready_at is None:
-                    stay.ready_at = self._now
+                self._note_answer(entry)
                 return entry
             case _:
                 raise AssertionError(f"the engine never plans a {type(entry).__name__}")
+
+    def _note_answer(self, answer: InstanceReady | InstanceGone) -> None:
+        stay = self._stays[answer.instance]
+        if isinstance(answer, InstanceGone):
+            stay.gone_at = self._now
+        elif stay.ready_at is None:
+            stay.ready_at = self._now
+        self._end_load(answer.instance)
 
     # What clients do.
 
@@ -251,11 +194,7 @@ class Simulation:
             case StartInstance():
                 self._start(command)
             case StopInstance(instance=instance):
-                stay = self._stays[instance]
-                if stay.stopping_at is None:
-                    stay.stopping_at = self._now
-                    at = self._now + self._trace.models[stay.model].stop_s
-                    self._answer_entry[instance] = self._push(at, InstanceGone(at=at, instance=instance))
+                self._stop(instance)
             case CheckInstance(instance=instance):
                 self._answer_entry[instance] = self._push(self._now, InstanceReady(at=self._now, instance=instance))
             case SetTimer(timer=timer, at=at):
@@ -272,11 +211,29 @@ class Simulation:
         self._stays[instance] = stay
         self._outcome.stays.append(stay)
         self._loads[name] = self._loads.get(name, 0) + 1
-        at = self._now + self._trace.models[name].load_s
-        answer: Event = InstanceReady(at=at, instance=instance)
         if self._faults.fails_load(name, self._loads[name]):
-            answer = InstanceGone(at=at, instance=instance, error="this load fails, by chance")
-        self._answer_entry[instance] = self._push(at, answer)
+            self._failing.add(instance)
+        self._loading.begin(instance, command.devices, self._trace.models[name].load_s, self._now)
+        self._plan_loads()
+
+    def _stop(self, instance: int) -> None:
+        stay = self._stays[instance]
+        if stay.stopping_at is None:
+            stay.stopping_at = self._now
+            at = self._now + self._trace.models[stay.model].stop_s
+            self._answer_entry[instance] = self._push(at, InstanceGone(at=at, instance=instance))
+            self._end_load(instance)
+
+    def _end_load(self, instance: int) -> None:
+        if self._loading.end(instance):
+            self._plan_loads()
+
+    def _plan_loads(self) -> None:
+        for instance, at in self._loading.changed(self._now):
+            answer: Event = InstanceReady(at=at, instance=instance)
+            if instance in self._failing:
+                answer = InstanceGone(at=at, instance=instance, error="this load fails, by chance")
+            self._answer_entry[instance] = self._push(at, answer)
 
 
 def _next_of_client(calls: Sequence[Call]) -> array[int]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from llm_router.simulation.engine import Fate, Outcome
+from llm_router.simulation.outcome import Fate, Outcome
 from llm_router.simulation.trace import Trace
 
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from html import escape
 
 from llm_router.simulation.compare import Run
-from llm_router.simulation.engine import Stay
 from llm_router.simulation.measure import times_to_first_token_s
+from llm_router.simulation.outcome import Stay
 from llm_router.simulation.trace import Trace
 
 _WIDTH, _LEFT, _RIGHT = 960, 120, 20
