@@ -73,10 +73,19 @@ def test_the_phases_of_sglang(line: str, signal: Signal | None) -> None:
     assert read_sglang(line) == signal
 
 
-# Log lines of 0.33, in their order.
+# Log lines of 0.32 and 0.33, in their order.
 @pytest.mark.parametrize(
     ("line", "stage"),
     [
+        (
+            "(EngineCore pid=7) INFO 11-22 10:00:00 [core.py:133] Initializing a V1 LLM engine (v0.32.0) with config",
+            "start",
+        ),
+        ("(Worker pid=8) INFO 11-22 10:00:08 [default_loader.py:501] Loading weights took 7.01 seconds", "memory"),
+        (
+            "(EngineCore pid=7) INFO 11-22 10:00:20 [core.py:402] init engine (profile, warmup model) took 3.2 s",
+            "warm-up",
+        ),
         ("(EngineCore pid=7) INFO 11-22 10:00:01 [gpu_model_runner.py:5040] Starting to load model /m...", "weights"),
         ("INFO 11-22 10:00:09 [gpu_model_runner.py:5150] Model loading took 7 GiB memory and 8.1 seconds", "memory"),
         ("INFO [backends.py:1104] Using cache directory: /c for vLLM's torch.compile", "compile"),

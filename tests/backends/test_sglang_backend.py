@@ -67,6 +67,11 @@ def test_before_it_is_stopped_its_requests_are_given_up() -> None:
     assert (stop.grace_s, stop.second_term) == (30.0, False)
 
 
+def test_it_does_not_linger_when_one_of_its_processes_has_died() -> None:
+    env = SGLang().launch(AWQ, "").env
+    assert (env["SGLANG_PYSPY_DUMP_BEFORE_CRASH"], env["SGLANG_CUDA_COREDUMP_BEFORE_CRASH"]) == ("0", "0")
+
+
 def test_an_admin_key_opens_what_it_closes() -> None:
     stop = SGLang().launch(dataclasses.replace(AWQ, api_key="k", admin_key="adm"), "").stop
     assert stop.before is not None

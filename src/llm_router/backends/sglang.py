@@ -30,6 +30,15 @@ _MEMORY = "--mem-fraction-static"
 # least reserve for these is 1.5 GiB and an eighth for each GPU (arg_groups/memory_hook.py, 0.5.23).
 _BESIDE_POOL_MIB = 2048
 
+_ENV = {
+    "PYTHONUNBUFFERED": "1",
+    "SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION": "0",
+    # When one of its processes has died, crashed or stopped by us, it would stay for 5 s, and up to 60 s more, to look
+    # into the others (managers/tokenizer_manager.py, 0.5.23), and nothing can be started in its place.
+    "SGLANG_PYSPY_DUMP_BEFORE_CRASH": "0",
+    "SGLANG_CUDA_COREDUMP_BEFORE_CRASH": "0",
+}
+
 
 class SGLang:
     kind = "sglang"
@@ -63,11 +72,11 @@ def _habits(request: LaunchRequest) -> Habits:
         remote_ready_path="/ready",
         # Not /health: elsewhere it may generate a token each time it is asked.
         remote_older_path="/v1/models",
-        # It looks for a pending TERM every 5 s, then waits for its requests without limit unless they are given up,
-        # then for its schedulers up to 15 s.
+        # Its parts end at a TERM to the group, and it follows. Should one of them hold out, it looks for a pending TERM
+        # every 5 s, waits for its requests without limit unless they are given up, then for its schedulers up to 15 s.
         stop=StopPlan(before=_abort(request), grace_s=30.0),
         read_line=read_sglang,
-        env={"PYTHONUNBUFFERED": "1", "SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION": "0"},
+        env=_ENV,
         facts=(
             Asked(path="/server_info", read=facts.sglang_info),
             Asked(path="/v1/models", read=partial(facts.listing, name=server_name(request))),

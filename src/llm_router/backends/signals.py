@@ -23,12 +23,15 @@ _SGLANG_STAGES = (
     ("Application startup complete", "warm-up"),  # HTTP is up; now it answers a first request of its own
 )
 _VLLM_STAGES = (
+    ("Initializing a V1 LLM engine", "start"),  # after half a minute of imports
     ("Starting to load model", "weights"),
+    ("Loading weights took", "memory"),
     ("Model loading took", "memory"),
     ("for vLLM's torch.compile", "compile"),
     ("Compiling a graph", "compile"),
     ("Available KV cache memory", "graphs"),
     ("Graph capturing finished", "warm-up"),
+    ("init engine (", "warm-up"),
 )
 
 # What the engines print when memory is short, and more of it would have helped. Where a failed allocation is only the
@@ -87,8 +90,8 @@ def read_sglang(line: str) -> Signal | None:
 
 
 def read_vllm(line: str) -> Signal | None:
-    """Its bars and log lines (0.33): weights, memory, compile, graphs, warm-up. No line says that it listens:
-    "Application startup complete" comes before that."""
+    """Its bars and log lines (0.32, 0.33): start, weights, memory, compile, graphs, warm-up. No line says that it
+    listens: "Application startup complete" comes before that."""
     return _bar(line) or _stage(line, _VLLM_STAGES)
 
 
