@@ -38,6 +38,7 @@ class FakeRouter(ThreadingHTTPServer):
         self.models: list[dict[str, Any]] = [IDLE]
         self.steps: list[dict[str, Any]] = [{"ready": True, "elapsed_s": 0.1}]
         self.devices: list[dict[str, Any]] = []
+        self.why: dict[str, Any] = {}
         self.unloaded = True
         self.error: tuple[int, dict[str, Any]] | None = None
         self.log = ["first line", "second line"]
@@ -58,6 +59,9 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path == "/admin/status":
             about = {"version": "1", "pid": 7, "uptime_s": 1.5, "config": "c.json"}
             self._json({**about, "devices": self.server.devices, "models": self.server.models})
+            return
+        if self.path.startswith("/admin/why/"):
+            self._json(self.server.why)
             return
         self._begin("text/plain")
         self.wfile.write("".join(line + "\n" for line in self.server.log).encode())

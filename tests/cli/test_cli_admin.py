@@ -63,7 +63,7 @@ def test_status_as_json_is_what_the_router_said(router: FakeRouter) -> None:
     assert json.loads(result.stdout)["models"] == [IDLE]
 
 
-@pytest.mark.parametrize("command", [["status"], ["load", "m"], ["unload", "m"], ["logs", "m"]])
+@pytest.mark.parametrize("command", [["status"], ["load", "m"], ["unload", "m"], ["logs", "m"], ["why", "m"]])
 def test_a_router_that_is_not_running_is_exit_3(command: list[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
@@ -162,3 +162,72 @@ def test_ctrl_c_ends_following_cleanly_with_130(router: FakeRouter) -> None:
         following.send_signal(signal.SIGINT)
         assert following.wait(10) == 130
         assert following.stderr.read() == ""
+
+
+# -- why
+
+WAITING: dict[str, Any] = {
+    "model": "b",
+    "state": "unloaded",
+    "waiting": 2,
+    "reason": "a must leave first and is in use",
+    "footprint_mib": 13824,
+    "load_s": 8.0,
+    "needs_mib": {"0": 13824},
+    "devices": [{"device": "0", "budget_mib": 23552, "is_there": True, "reserved_mib": {"a": 13824, "c": None}}],
+    "would_leave": ["a"],
+    "never": None,
+    "ahead": ["c"],
+    "urgency": {"c": 4.0, "b": -3.0},
+    "decisions": [{"at": 1.0, "ago_s": 12.0, "model": "b", "action": "turn_ended", "reason": "because [so]"}],
+}
+
+
+def lines(text: str) -> list[str]:
+    return [" ".join(line.split()) for line in text.splitlines()]
+
+
+def test_why_says_it_in_a_sentence_and_then_what_stands_behind_it(router: FakeRouter) -> None:
+    router.why = WAITING
+    result = run("why", "org/b")
+    assert result.exit_code == 0
+    assert router.asked == [("GET /admin/why/org%2Fb", None)]
+    assert lines(result.stdout) == [
+        "a must leave first and is in use",
+        "state unloaded, 2 waiting",
+        "needs 13.5 GiB of 0",
+        "loads in about 8.0s",
+        "comes after c",
+        "would leave for it a",
+        "order c (due for 4.0s), b (due in 3.0s)",
+        "",
+        "DEVICE BUDGET RESERVED BY",
+        "0 23.0 GiB a 13.5 GiB, c (all)",
+        "",
+        "AGO MODEL DECISION REASON",
+        "12s b turn ended because [so]",
+    ]
+
+
+def test_why_of_a_model_at_rest_is_short(router: FakeRouter) -> None:
+    nothing: dict[str, Any] = {"waiting": 0, "load_s": None, "needs_mib": {}, "devices": [], "would_leave": []}
+    nothing |= {"ahead": [], "urgency": {}, "decisions": []}
+    router.why = {**WAITING, **nothing, "footprint_mib": 0, "reason": "b isn't loaded", "never": "pinned"}
+    assert lines(run("why", "b").stdout) == [
+        "b isn't loaded",
+        "state unloaded",
+        "needs no room of its own: it lives beside the others",
+        "never pinned",
+    ]
+
+
+def test_why_as_json_is_what_the_router_said(router: FakeRouter) -> None:
+    router.why = WAITING
+    assert json.loads(run("why", "b", "--json").stdout) == WAITING
+
+
+def test_why_of_an_unknown_model_is_1(router: FakeRouter) -> None:
+    router.error = REFUSED
+    result = run("why", "x")
+    assert result.exit_code == 1
+    assert "cannot find the model" in result.stderr

@@ -66,7 +66,7 @@ def written(folder: Path, content: str) -> str:
 def test_version_and_help() -> None:
     assert run("--version").stdout == f"llm-router {__version__}\n"
     shown = run("--help").stdout
-    for command in ("serve", "demo", "check", "status", "load", "unload", "logs"):
+    for command in ("serve", "demo", "check", "status", "load", "unload", "logs", "why"):
         assert f"\n  {command} " in shown
         assert "Exit codes" in run(command, "--help").stdout
     assert "130" in shown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from routing import RouterProcess, Start, fake, numbers
@@ -35,6 +36,25 @@ async def test_the_status_says_who_has_what(start: Start) -> None:
     assert (device["budget_mib"], device["reserved_mib"]) == (250, {"a": 100})
     status = await router.when("a", lambda status: bool(status["held_mib"]) or device["device"] != "cpu")
     assert status["devices"] == [device["device"]]
+
+
+async def test_why_a_model_waits_is_told_while_it_waits(start: Start) -> None:
+    router = await start({"a": fake("--token-ms", "50", memory="200MiB"), "b": fake(memory="100MiB")}, memory="250MiB")
+    async with asyncio.TaskGroup() as group:
+        group.create_task(router.chat("a"))
+        await router.until_running("a", 1)
+        group.create_task(router.chat("b"))
+        await router.when("b", lambda status: status["waiting"] > 0)
+        async with router.client() as client:
+            why = (await client.get("/admin/why/b")).json()
+    assert why["would_leave"] == ["a"]
+    assert "a" in why["reason"]
+    assert why["devices"][0]["reserved_mib"] == {"a": 200}
+    async with router.client() as client:
+        told = (await client.get("/admin/decisions", params={"model": "a"})).json()["decisions"]
+        missing = await client.get("/admin/why/nobody")
+    assert told[0]["action"] == "started"
+    assert missing.status_code == 404
 
 
 async def test_models_that_are_never_together_take_turns_though_both_fit(start: Start) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from llm_router.runtime.instances import Instance
 from llm_router.runtime.memory import DeviceView
 from llm_router.runtime.status import device_statuses
 
@@ -22,20 +21,17 @@ def view(device: str, *, available_mib: int | None = None, is_there: bool = True
 def test_the_budget_is_what_is_there_of_what_was_configured() -> None:
     budgets = {"0": 20000, "1": 20000, "device": None}
     views = [view("0", available_mib=17000), view("1", available_mib=23000), view("cpu", available_mib=1)]
-    found = device_statuses(budgets, views, [])
+    found = device_statuses(budgets, views, {})
     assert [(one.device, one.budget_mib) for one in found] == [("0", 17000), ("1", 20000), ("device", None)]
     assert (found[2].total_mib, found[2].is_there) == (None, True)
 
 
 def test_each_model_is_named_with_what_it_has_reserved() -> None:
-    instances = [
-        Instance(id=1, model="a", since=0.0, devices=("0", "1"), reserved_mib={"0": 5000, "1": 6000}),
-        Instance(id=2, model="b", since=0.0, devices=("1",), reserved_mib={}),
-    ]
-    found = device_statuses({"0": 20000, "1": 20000}, [], instances)
+    reserved: dict[str, dict[str, int | None]] = {"a": {"0": 5000, "1": 6000}, "b": {"1": None}}
+    found = device_statuses({"0": 20000, "1": 20000}, [], reserved)
     assert [one.reserved_mib for one in found] == [{"a": 5000}, {"a": 6000, "b": None}]
 
 
 def test_of_a_device_that_is_gone_nothing_is_free() -> None:
-    (one,) = device_statuses({"0": 20000}, [view("0", is_there=False)], [])
+    (one,) = device_statuses({"0": 20000}, [view("0", is_there=False)], {})
     assert (one.is_there, one.free_mib) == (False, None)

@@ -1,4 +1,4 @@
-"""What the command line talks to: status, load, unload, logs. Not part of any client's API."""
+"""What the command line talks to: status, load, unload, logs, why. Not part of any client's API."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from llm_router import __version__
+from llm_router.api import explain
 from llm_router.api.catalog import Catalog, Entry
 from llm_router.api.errors import body_of
 from llm_router.core.views import Snapshot
@@ -69,6 +70,8 @@ class Admin:
         router.post("/load")(self.load)
         router.post("/unload")(self.unload)
         router.get("/logs/{model:path}")(self.logs)
+        router.get("/why/{model:path}")(self.why)
+        router.get("/decisions")(self.decisions)
         return router
 
     async def status(self) -> dict[str, Any]:
@@ -160,6 +163,20 @@ class Admin:
             return
         async for line in process.output.follow():
             yield line.encode() + b"\n"
+
+    async def why(self, model: str) -> dict[str, Any]:
+        """What the model waits for, what it needs, where that room is, and the last decisions about it."""
+        found = self._supervisor.handle.scheduler.why(self._find(model).name)
+        assert found is not None, "what the catalogue has, the scheduler knows"
+        return explain.why(found, self._clocks())
+
+    async def decisions(self, model: str | None = None) -> dict[str, Any]:
+        """The last decisions with their reasons, oldest first; `model`: only those about it."""
+        name = None if model is None else self._find(model).name
+        return {"decisions": explain.decisions(self._supervisor.handle.scheduler.decisions(name), self._clocks())}
+
+    def _clocks(self) -> explain.Clocks:
+        return explain.Clocks(self._now(), time.time())
 
     async def _named(self, request: Request) -> Entry:
         # A browser sends such a type to another origin only after asking, so no web page can call this.

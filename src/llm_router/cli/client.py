@@ -44,6 +44,11 @@ class RouterClient:
             status = self._checked(self._http.get("/admin/status")).json()
         return self._expected(status)
 
+    def why(self, model: str) -> dict[str, Any]:
+        with self._translated():
+            found = self._checked(self._http.get(f"/admin/why/{quote(model, safe='')}")).json()
+        return self._expected(found)
+
     def unload(self, model: str) -> dict[str, Any]:
         """Waits until the model is gone, however long its requests take."""
         with self._translated():

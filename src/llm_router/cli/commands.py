@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 
 from llm_router import __version__
-from llm_router.cli import show
+from llm_router.cli import explain, show
 from llm_router.cli.client import RouterClient
 from llm_router.cli.guard import EXIT_CODES, FAILED, Commands, exit_code
 from llm_router.cli.simulate import simulate
@@ -129,12 +129,26 @@ def status(url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
     if as_json:
         print(json.dumps(current, indent=2))
         return
-    # Into a pipe every model is one line, however long.
-    console = Console() if sys.stdout.isatty() else Console(width=500)
+    console = _console()
     console.print(show.status_table(current))
     if current["devices"]:
         console.print()
         console.print(show.device_table(current))
+
+
+@app.command()
+def why(model: ModelArgument, url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
+    """Explain what a model waits for: who comes before it, what room it needs, who would leave for it, and the last
+    decisions about it.
+
+    Exit codes: 0 shown; 1 no such model; 3 the router is not running.
+    """
+    with _errors_as_json(as_json):
+        found = RouterClient(url).why(model)
+    if as_json:
+        print(json.dumps(found, indent=2))
+    else:
+        _console().print(explain.why(found))
 
 
 @app.command("load")
@@ -196,6 +210,11 @@ def _errors_as_json(wanted: bool) -> Iterator[None]:
             raise
         print(json.dumps({"error": {"message": error.message, "code": error.code}}))
         raise typer.Exit(exit_code(error)) from error
+
+
+def _console() -> Console:
+    """Into a pipe every row is one line, however long."""
+    return Console() if sys.stdout.isatty() else Console(width=500)
 
 
 def _backend_kinds() -> set[str]:

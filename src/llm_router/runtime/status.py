@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from llm_router.runtime.instances import Instance
 from llm_router.runtime.memory import DeviceView
+
+# What a model has reserved, in MiB by device; None: all of it.
+Reserved = Mapping[str, int | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,21 +30,22 @@ class DeviceStatus:
 
 
 def device_statuses(
-    budgets: Mapping[str, int | None], views: Iterable[DeviceView], instances: Iterable[Instance]
+    budgets: Mapping[str, int | None], views: Iterable[DeviceView], reserved_mib: Mapping[str, Reserved]
 ) -> list[DeviceStatus]:
-    """Of all devices that models may use, in the order of `budgets`."""
+    """Of all devices that models may use, in the order of `budgets`. `reserved_mib`: by model and device."""
     known = {view.device: view for view in views}
-    running = list(instances)
-    return [_status(name, budget, known.get(name), running) for name, budget in budgets.items()]
+    return [_status(name, budget, known.get(name), reserved_mib) for name, budget in budgets.items()]
 
 
-def _status(name: str, budget_mib: int | None, view: DeviceView | None, instances: list[Instance]) -> DeviceStatus:
+def _status(
+    name: str, budget_mib: int | None, view: DeviceView | None, reserved_mib: Mapping[str, Reserved]
+) -> DeviceStatus:
     available = None if view is None else view.available_mib
     return DeviceStatus(
         device=name,
         title="" if view is None else view.title,
         budget_mib=min((size for size in (budget_mib, available) if size is not None), default=None),
-        reserved_mib={record.model: record.reserved_mib.get(name) for record in instances if name in record.devices},
+        reserved_mib={model: reserved[name] for model, reserved in reserved_mib.items() if name in reserved},
         total_mib=None if view is None else view.total_mib,
         free_mib=None if view is None or not view.is_there else view.free_mib,
         held_mib=None if view is None else view.held_mib,

@@ -34,9 +34,9 @@ from llm_router.core.events import (
     TimerKey,
     UnloadRequested,
 )
+from llm_router.core.reasons import WaitPhase
 from llm_router.core.scheduler import Scheduler
 from llm_router.core.specs import ModelSpec, PolicySpec
-from llm_router.core.views import WaitPhase
 from llm_router.hardware.base import Reader
 from llm_router.history.base import History
 from llm_router.launchers.base import Launcher
@@ -147,7 +147,11 @@ class Supervisor:
     def devices(self) -> list[DeviceStatus]:
         """What models may use, have reserved and hold, by device."""
         views = [] if self.memory is None else self.memory.devices()
-        return device_statuses(self._budgets, views, self.effects.instances.values())
+        reserved = {}
+        for record in self.effects.instances.values():
+            why = self.handle.scheduler.why(record.model)
+            reserved[record.model] = {} if why is None else why.needs_mib
+        return device_statuses(self._budgets, views, reserved)
 
     def held_mib(self, instance: int) -> Mapping[str, int]:
         """What an instance really holds, by device; empty where nothing is known."""
