@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import httpx
 
-from llm_router.backends.base import LaunchRequest, LaunchSpec, StopPlan
+from llm_router.backends.base import LaunchRequest, LaunchSpec, StopPlan, no_signal
 from llm_router.backends.tabbyapi import TabbyAPI
 from llm_router.core.commands import StartInstance
 from llm_router.core.events import Event, InstanceGone
@@ -42,6 +42,17 @@ class Impatient(TabbyAPI):
         assert spec.load is not None
         load = replace(spec.load, unload=replace(spec.load.unload, limit_s=0.2))
         return replace(spec, load=load, stop=StopPlan(grace_s=0.1, kill_after_s=0.1))
+
+
+class Deaf(TabbyAPI):
+    """TabbyAPI, but what it says in its stream isn't understood."""
+
+    kind = "deaf"
+
+    def launch(self, request: LaunchRequest, probe_output: str) -> LaunchSpec:
+        spec = super().launch(request, probe_output)
+        assert spec.load is not None
+        return replace(spec, load=replace(spec.load, read_event=no_signal))
 
 
 @dataclass

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from housing import ADMIN_KEY, PROGRAMS, House, Impatient, TabbyFolder, eventually, stop_dead, who_answers
+from housing import ADMIN_KEY, PROGRAMS, Deaf, House, Impatient, TabbyFolder, eventually, stop_dead, who_answers
 
 from llm_router.backends.base import LaunchRequest
 from llm_router.backends.openai import OpenAI
@@ -125,6 +125,14 @@ async def test_a_wrong_key_is_told(house: Build, tabby: TabbyFolder) -> None:
     one.start(1, "a")
     assert await one.until(1) == ["InstanceGone"]
     assert one.error == "cannot load a: Invalid admin key"
+
+
+async def test_the_end_of_a_load_alone_is_no_proof(house: Build, tabby: TabbyFolder) -> None:
+    one = house(tabby.launch("a", backend=Deaf()))
+    (tabby.path / "models" / "a" / "failure").write_text("a failure that nobody hears")
+    one.start(1, "a")
+    assert await one.until(1) == ["InstanceGone"]
+    assert one.error == "cannot load a: its server has nothing loaded, not a; look into its log"
 
 
 async def test_keys_in_a_servers_words_are_not_shown(house: Build, tabby: TabbyFolder) -> None:
