@@ -18,10 +18,13 @@ from housing import ADMIN_KEY, PROGRAMS, Deaf, House, Impatient, TabbyFolder, ev
 from llm_router.backends.base import LaunchRequest
 from llm_router.backends.openai import OpenAI
 from llm_router.core.events import InstanceAdopted
+from llm_router.core.specs import ModelSpec, PolicySpec
 from llm_router.launchers import procfs
 from llm_router.launchers.ports import Ports
+from llm_router.launchers.process import ProcessLauncher
 from llm_router.runtime import hosts, spares
 from llm_router.runtime.instances import Launch
+from llm_router.runtime.supervisor import Supervisor
 
 Build = Callable[..., House]
 
@@ -426,3 +429,33 @@ async def test_a_server_that_hangs_is_killed(house: Build, monkeypatch: pytest.M
     assert await one.until(2) == ["InstanceReady", "InstanceGone"]
     assert "no longer answers" in one.error
     assert process.exited.result() == -signal.SIGKILL
+
+
+# -- the whole runtime
+
+
+@pytest.mark.parametrize("leave", [False, True])
+async def test_the_last_phase_leaves_a_spare_only_where_it_is_asked_to(
+    tmp_path: Path, tabby: TabbyFolder, leave: bool
+) -> None:
+    one = Supervisor(
+        models={"a": ModelSpec(name="a", footprint_mib=0)},
+        policy=PolicySpec(),
+        launches={"a": tabby.launch("a")},
+        launcher=ProcessLauncher(tmp_path / "state"),
+        response_timeout_s=5,
+        leave_on_exit=leave,
+    )
+    one.load("a")
+    async with asyncio.timeout(20):
+        await one.changed()
+        process = one.effects.last_process_of("a")
+        assert process is not None
+        one.unload("a")
+        await one.changed()
+        assert is_running(process.pid)
+        await one.close()
+    assert is_running(process.pid) is leave
+    if leave:
+        os.kill(process.pid, signal.SIGKILL)
+        reap(process.pid)
