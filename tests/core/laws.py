@@ -67,6 +67,7 @@ class Witness:
     def __init__(self, models: Mapping[str, ModelSpec], policy: PolicySpec) -> None:
         self.scheduler = Scheduler(models, policy)
         self.models = dict(models)
+        self.last_specs = dict(models)  # of removed ones too, while they leave
         self.policy = policy
         self.budgets = dict(policy.budgets)
         self.ran_out: set[str] = set()
@@ -179,6 +180,7 @@ class Witness:
 
     def _change_models(self, event: ModelsChanged) -> None:
         before, self.models = self.models, dict(event.models)
+        self.last_specs.update(event.models)
         for name in {*before, *self.models}:
             old, new = before.get(name), self.models.get(name)
             if old is None or new is None or old.launch_key != new.launch_key:
@@ -280,7 +282,7 @@ class Witness:
             assert sum(need or 0 for _, need in tenants) <= budget, "more reserved than there is"
 
     def _are_companions(self, one: str, other: str) -> bool:
-        pairs = ((self.models.get(one), other), (self.models.get(other), one))
+        pairs = ((self.last_specs.get(one), other), (self.last_specs.get(other), one))
         return any(spec is not None and name in spec.companions for spec, name in pairs)
 
     def _stop(self, command: StopInstance, at: float) -> None:

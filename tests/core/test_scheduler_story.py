@@ -7,8 +7,8 @@ from story import LOAD_S, STOP_S, Story, model
 
 from llm_router.core.commands import Refusal
 from llm_router.core.events import InstanceGone, InstanceReady, RequestClosed, TimerFired, TimerKey, TimerKind
+from llm_router.core.reasons import WaitPhase
 from llm_router.core.specs import PolicySpec
-from llm_router.core.views import WaitPhase
 
 POLICY = PolicySpec(patience_s=10.0, drain_timeout_s=60.0, backoff_base_s=2.0, backoff_max_s=8.0)
 

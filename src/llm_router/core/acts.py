@@ -41,6 +41,8 @@ class Acts:
         self.decisions.note(self._at, model, action, reason)
 
     def grant(self, instance: Instance, request: int) -> None:
+        if not instance.leases:
+            self._state.changes += 1
         self._state.open_lease(instance, request, self._at)
         self.commands.append(GrantRequest(request=request, instance=instance.id))
 
@@ -61,6 +63,7 @@ class Acts:
     def stop(self, instance: Instance) -> None:
         self.cancel_timers(instance)
         instance.lifecycle = Lifecycle.STOPPING
+        self._state.epoch += 1
         instance.drain_until = instance.turn_ends_at = None
         self.commands.append(StopInstance(instance=instance.id))
 

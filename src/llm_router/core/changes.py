@@ -9,9 +9,9 @@ from llm_router.core.acts import Acts
 from llm_router.core.commands import Refusal
 from llm_router.core.decisions import Action
 from llm_router.core.events import DeviceMeasured, InstanceAdopted, MemoryMeasured, ModelsChanged
-from llm_router.core.geometry import by_device, devices_of, spread
+from llm_router.core.geometry import by_device, spread
 from llm_router.core.specs import ModelSpec
-from llm_router.core.state import Instance, ModelState, Reserved, State, slots_of
+from llm_router.core.state import Instance, ModelState, Reserved, State, devices_for, slots_of
 
 # What a model that ran out of memory gets more the next time.
 _MORE_ROOM = 1.25
@@ -23,6 +23,7 @@ class Changes:
         self._acts = acts
 
     def note(self, event: MemoryMeasured | DeviceMeasured | ModelsChanged) -> None:
+        self._state.epoch += 1
         match event:
             case MemoryMeasured():
                 self._note_memory(event)
@@ -55,6 +56,7 @@ class Changes:
     def raise_footprint(self, instance: Instance) -> None:
         """It ran out of memory with what it had: more next time, at least what it was seen to hold, at most all that
         its devices have."""
+        self._state.epoch += 1
         model = instance.model
         raised: dict[str, int] = {}
         for name, need in instance.reserved.items():
@@ -111,6 +113,7 @@ class Changes:
     def _respec(self, model: ModelState, spec: ModelSpec) -> None:
         """What the configuration says holds at once; what was learned stays unless it says something else about it."""
         before, model.spec = model.spec, spec
+        model.names = self._state.names_for(spec)
         instance = model.instance
         if spec.launch_key != before.launch_key:
             model.failure, model.failed_loads, model.ran_out = None, 0, False
@@ -127,7 +130,7 @@ class Changes:
 
     def _usual(self, model: ModelState) -> tuple[str, ...]:
         devices = self._state.devices
-        return tuple(name for name in devices_of(model.spec, devices) if name in devices)
+        return tuple(name for name in devices_for(model.spec, devices) if name in devices)
 
     def _still_leaving(self, name: str) -> ModelState | None:
         """A model that comes back while its last instance hasn't left yet."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 
-from llm_router.core.specs import ANY_DEVICE, HOST, ModelSpec
-from llm_router.core.state import Device, Instance, ModelState, Reserved, State
+from llm_router.core.specs import ANY_DEVICE, HOST
+from llm_router.core.state import Device, Instance, ModelState, Reserved, State, devices_for
 
 # Who is on a device, and how much of it (MiB) is his.
 Tenant = tuple[ModelState, int | None]
@@ -41,15 +41,6 @@ def are_companions(one: ModelState, other: ModelState) -> bool:
     return other.name in one.spec.companions or one.name in other.spec.companions
 
 
-def devices_of(spec: ModelSpec, devices: Mapping[str, Device]) -> tuple[str, ...]:
-    """The devices that a model may use, by name. Those it names itself may not exist."""
-    if ANY_DEVICE in devices:
-        return (ANY_DEVICE,)
-    if spec.devices is not None:
-        return spec.devices
-    return tuple(name for name in devices if name != HOST) or (HOST,)
-
-
 def possible_placements(model: ModelState, devices: Mapping[str, Device]) -> list[Reserved]:
     """Each way to place it, whoever else is there now. None at all: a device it needs is gone.
 
@@ -60,7 +51,7 @@ def possible_placements(model: ModelState, devices: Mapping[str, Device]) -> lis
     need = model.footprint_mib
     if need == 0:  # 1
         return [{}]
-    names = devices_of(model.spec, devices)
+    names = devices_for(model.spec, devices)
     there = tuple(name for name in names if name in devices and not devices[name].is_gone)
     if model.spec.devices is not None or len(names) == 1:  # 2
         return [] if len(there) < len(names) else [spread(model, there)]

@@ -64,6 +64,7 @@ class Intake:
                 self._note_timer(event)
             case ShutdownRequested():
                 self._state.shutting_down = True
+                self._state.changes += 1
             case MemoryMeasured() | DeviceMeasured() | ModelsChanged():
                 self._changes.note(event)
             case _:
@@ -113,6 +114,8 @@ class Intake:
             self._state.dequeue(waiting_for, event.request)
         elif instance is not None:
             self._state.close_lease(instance, event.request, event.at, lost=event.lost)
+            if not instance.leases:
+                self._state.changes += 1
             if event.lost and instance.lifecycle is Lifecycle.READY:
                 self._acts.check(instance)
 
@@ -125,6 +128,7 @@ class Intake:
         if not instance.is_starting:
             return
         instance.lifecycle = Lifecycle.READY
+        self._state.epoch += 1
         instance.ready_at = instance.last_used_at = event.at
         model = instance.model
         model.failure = None
@@ -144,6 +148,7 @@ class Intake:
         instance = self._state.live.pop(event.instance, None)
         if instance is None:
             return
+        self._state.epoch += 1
         model, was = instance.model, instance.lifecycle
         instance.lifecycle = Lifecycle.GONE
         self._acts.cancel_timers(instance)
@@ -196,18 +201,23 @@ class Intake:
         model.failure = None
         if model.load_wish is None:
             model.load_wish = Wish(event.at, self._state.next_order())
+            self._state.changes += 1
         if model.instance is not None:
             model.instance.unload_wanted = model.instance.is_outdated
+            self._state.epoch += 1
 
     def _note_unload(self, event: UnloadRequested) -> None:
         model = self._state.models.get(event.model)
         if model is None:
             return
         model.load_wish = None
+        self._state.changes += 1
         if model.instance is not None:
             model.instance.unload_wanted = True
+            self._state.epoch += 1
 
     def _note_timer(self, event: TimerFired) -> None:
+        self._state.changes += 1
         instance = self._state.live.get(event.timer.subject)
         if event.timer.kind is TimerKind.ROOM:
             self._state.room_timer = None

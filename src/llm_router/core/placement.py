@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from llm_router.core.eviction import NOTHING, Cost, cheapest_eviction, cost_of
-from llm_router.core.geometry import devices_of, fits, fits_everywhere, possible_placements
+from llm_router.core.geometry import fits, fits_everywhere, possible_placements
 from llm_router.core.specs import PolicySpec
-from llm_router.core.state import Device, Instance, ModelState, Reserved, State
+from llm_router.core.state import Device, Instance, ModelState, Reserved, State, Verdict, devices_for
 
 Claims = Sequence[tuple[ModelState, Reserved]]
 
@@ -88,6 +88,8 @@ def _left_over(placement: Reserved, state: State) -> int:
 def too_many(state: State, policy: PolicySpec, at: float) -> tuple[Instance, ...]:
     """Who leaves where residents don't fit even among themselves: one has grown, a device has shrunk, or they were
     adopted under a changed configuration. Never a pinned one."""
+    if state.fits_since == state.epoch:
+        return ()
     leaving: dict[int, Instance] = {}
 
     def make_fit(tenants: Sequence[Instance], fit: Callable[[Sequence[Instance]], bool]) -> None:
@@ -104,6 +106,8 @@ def too_many(state: State, policy: PolicySpec, at: float) -> tuple[Instance, ...
         make_fit(state.tenants(device.name), partial(_fit_on, device))
     for seat in {seat for one in state.live.values() for seat in one.seats}:
         make_fit([one for one in state.live.values() if seat in one.seats], lambda holders: len(holders) <= 1)
+    if not leaving:
+        state.fits_since = state.epoch
     return tuple(leaving.values())
 
 
@@ -111,18 +115,15 @@ def _fit_on(device: Device, tenants: Sequence[Instance]) -> bool:
     return fits([(one.model, one.reserved[device.name]) for one in tenants], device.budget_mib)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """Why a model can't be placed, for people, with what to do. `may_pass`: only because other programs hold memory."""
-
-    detail: str
-    may_pass: bool
-
-
 def why_never(model: ModelState, state: State) -> Verdict | None:
-    """Why no eviction could make room for the model; None: it can be placed.
+    """Why no eviction could make room for the model; None: it can be placed. Found out once in each epoch."""
+    if model.verdict[0] != state.epoch:
+        model.verdict = state.epoch, _judge(model, state)
+    return model.verdict[1]
 
-    1. A device that it needs is gone. 2. It is larger than its devices. 3. Who is pinned is in its way. 4. Other
+
+def _judge(model: ModelState, state: State) -> Verdict | None:
+    """1. A device that it needs is gone. 2. It is larger than its devices. 3. Who is pinned is in its way. 4. Other
     programs are.
     """
     placements = possible_placements(model, state.devices)
@@ -148,7 +149,7 @@ def _fits_nominally(model: ModelState, placement: Reserved, devices: Mapping[str
 
 
 def _gone(model: ModelState, devices: Mapping[str, Device]) -> Verdict:
-    names = devices_of(model.spec, devices)
+    names = devices_for(model.spec, devices)
     missing = [name for name in names if name not in devices or devices[name].is_gone]
     detail = (
         f"cannot load {model.name}: device {' and '.join(missing)} isn't there (any more); "

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
-from llm_router.core.geometry import devices_of
 from llm_router.core.placement import Choice, choose, too_many
 from llm_router.core.policy import urgency, wanted_since
 from llm_router.core.specs import PolicySpec
@@ -51,7 +50,7 @@ def plan_switches(state: State, policy: PolicySpec, at: float) -> Plan:
         plan.needs[instance.id] = Need(float("-inf"), None)
     taken = _Taken(state)
     for model in plan.order:
-        names = frozenset(devices_of(model.spec, state.devices)) if model.footprint_mib != 0 else frozenset[str]()
+        names = model.names
         choice = None if taken.has_all(names) else _choose(model, state, policy, at, taken)
         if choice is not None and taken.is_free_for(choice.placement.keys(), model):  # 2
             for victim in choice.victims:
@@ -128,18 +127,17 @@ def _shorten_turns(plan: Plan, names: AbstractSet[str], model: ModelState, state
             need.since = since
 
 
-def contested_by(model: ModelState, state: State) -> tuple[set[str], AbstractSet[str]]:
+def contested_by(model: ModelState) -> tuple[frozenset[str], frozenset[str]]:
     """The devices and the seats that the model could come to have."""
-    names = devices_of(model.spec, state.devices) if model.footprint_mib != 0 else ()
-    return set(names), model.spec.seats
+    return model.names, model.spec.seats
 
 
-def contested(plan: Plan, state: State) -> tuple[set[str], set[str]]:
+def contested(plan: Plan) -> tuple[set[str], set[str]]:
     """The same of all that wait for room."""
     devices: set[str] = set()
     seats: set[str] = set()
     for model in plan.order:
-        its_devices, its_seats = contested_by(model, state)
+        its_devices, its_seats = contested_by(model)
         devices |= its_devices
         seats |= its_seats
     return devices, seats

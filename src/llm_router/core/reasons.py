@@ -33,7 +33,7 @@ def ahead_of(model: ModelState, plan: Plan, state: State) -> list[ModelState]:
     order yet: it comes behind them all."""
     if _stays(model) or not model.competes:
         return []
-    devices, seats = contested_by(model, state)
+    devices, seats = contested_by(model)
     loading = [
         instance.model
         for instance in state.live.values()
@@ -43,9 +43,9 @@ def ahead_of(model: ModelState, plan: Plan, state: State) -> list[ModelState]:
 
 
 def _in_front(model: ModelState, plan: Plan, state: State) -> list[ModelState]:
-    devices, seats = contested_by(model, state)
+    devices, seats = contested_by(model)
     before = plan.order[: plan.order.index(model)] if model in plan.order else plan.order
-    rivals = [(other, *contested_by(other, state)) for other in before if other is not model]
+    rivals = [(other, *contested_by(other)) for other in before if other is not model]
     return [
         other
         for other, its_devices, its_seats in rivals
@@ -105,10 +105,10 @@ def _explain_obstacles(model: ModelState, plan: Plan, state: State) -> tuple[Wai
     """Nobody is in front of it: what is still in its way where it goes?"""
     if not model.competes:
         return WaitPhase.STOPPING, f"{model.name} is being stopped; it loads again afterwards"
-    devices, seats = contested_by(model, state)
+    devices, seats = contested_by(model)
     choice = plan.choices.get(model.name)
     if choice is not None:
-        devices = set(choice.placement)
+        devices = frozenset(choice.placement)
     live = [
         instance
         for instance in state.live.values()

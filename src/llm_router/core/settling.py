@@ -24,6 +24,8 @@ class Settling:
         self._state = state
         self._policy = policy
         self._acts = acts
+        self._plan = Plan(order=())
+        self._planned = (-1, -1)
 
     def settle(self, at: float) -> None:
         """The one decision tree, after every event.
@@ -33,22 +35,31 @@ class Settling:
         3. Start whoever comes next on a device and has room there.
         4. Tend each instance: grant, drain, stop. That frees no room at once, so there is nothing to start after it.
         5. Note which instances are hot.
+
+        As long as nothing changes that a plan depends on (see `State.changes`), the last one holds, and 1 to 3 would
+        come to the same: most events in a crowd are one more request, or one less of many.
         """
         state = self._state
-        for instance in state.live.values():
-            instance.model.update_rate(at)
-        self._refuse_hopeless(at)  # 1
-        self._start_beside()  # 2
+        is_new = self._planned != (state.epoch, state.changes)
+        if is_new:
+            self._refuse_hopeless(at)  # 1
+            self._start_beside()  # 2
+            self._start_next(at)  # 3
+        self._tend_all(self._plan, at)  # 4
+        if is_new or self._planned != (state.epoch, state.changes) or self._policy.concurrency is not None:
+            self._note_hot(self._plan)  # 5
+            self._note_waits(self._plan)
+
+    def _start_next(self, at: float) -> None:
+        state = self._state
         self._forget_evictions()
-        plan = plan_switches(state, self._policy, at)
-        while plan.starts:  # 3
-            for model in plan.starts:
-                self._acts.start(model, plan.choices[model.name].placement)
+        self._plan = plan_switches(state, self._policy, at)
+        while self._plan.starts:
+            for model in self._plan.starts:
+                self._acts.start(model, self._plan.choices[model.name].placement)
             self._forget_evictions()
-            plan = plan_switches(state, self._policy, at)
-        self._tend_all(plan, at)  # 4
-        self._note_hot(plan)  # 5
-        self._note_waits(plan)
+            self._plan = plan_switches(state, self._policy, at)
+        self._planned = state.epoch, state.changes
 
     def _refuse_hopeless(self, at: float) -> None:
         state = self._state
@@ -58,11 +69,9 @@ class Settling:
             for request, model in list(state.waiting.items()):
                 state.dequeue(model, request)
                 self._acts.reject_at_shutdown(request)
-        for model in state.models.values():
-            if model.is_wanted and model.needs_start and model.competes:
+        for model in state.in_need():
+            if model.competes:
                 self._judge(model, at)
-            else:
-                model.short_since = None
         self._watch_room()
 
     def _judge(self, model: ModelState, at: float) -> None:
@@ -80,11 +89,18 @@ class Settling:
             self._acts.reject_waiting(model, request, Refusal.NO_ROOM, verdict.detail)
 
     def _watch_room(self) -> None:
-        short = [model.short_since for model in self._state.models.values() if model.short_since is not None]
+        """Nobody is short of memory who isn't in need any more."""
+        short = []
+        for model in self._state.models.values():
+            if model.short_since is not None:
+                if model.is_wanted and model.needs_start:
+                    short.append(model.short_since)
+                else:
+                    model.short_since = None
         self._acts.set_room_timer(min(short) + self._policy.room_timeout_s if short else None)
 
     def _start_beside(self) -> None:
-        for model in list(self._state.in_need()):
+        for model in self._state.in_need():
             if not model.competes and model.instance is None:
                 self._acts.start(model, {})
 
@@ -97,6 +113,8 @@ class Settling:
     def _tend_all(self, plan: Plan, at: float) -> None:
         """Turns first, then grants, then leaving: a place that one instance gives up may be another's."""
         for instance in self._state.live.values():
+            if instance.model.uses:
+                instance.model.update_rate(at)
             if instance.lifecycle is Lifecycle.READY:
                 self._note_turn(instance, plan.needs.get(instance.id))
         self._grant_waiting(at)
@@ -112,6 +130,7 @@ class Settling:
         instance.turn_ends_at = None if need is None else turn_end(instance, need.since, self._policy)
         if instance.drain_until is not None and need is None and not instance.unload_wanted:
             instance.drain_until = None
+            self._state.changes += 1
             self._acts.cancel_timer(instance, TimerKind.DRAIN)
             self._state.evicted.pop(instance.model.name, None)
             self._acts.note(instance.model.name, Action.STAYED, "nobody needs its room any more")
@@ -126,6 +145,7 @@ class Settling:
         """
         if instance.drain_until is None and self._must_leave(instance, at):  # 1
             instance.drain_until = at + self._policy.drain_timeout_s
+            self._state.changes += 1
             if need is not None and need.beneficiary is not None:
                 self._state.evicted[instance.model.name] = need.beneficiary
             self._note_leaving(instance, need, at)
@@ -140,8 +160,10 @@ class Settling:
         serving = []
         for instance in self._state.live.values():
             if instance.is_serving:
-                instance.model.load_wish = instance.model.load_wish if instance.is_outdated else None
-                if instance.model.queue and len(instance.leases) < instance.slots:
+                if instance.model.load_wish is not None and not instance.is_outdated:
+                    instance.model.load_wish = None
+                    self._state.changes += 1
+                if instance.model.queue.requests and len(instance.leases) < instance.slots:
                     serving.append(instance)
         while serving and self._state.has_place:
             first = min(serving, key=lambda instance: self._due(instance, at))
@@ -212,7 +234,7 @@ class Settling:
         if state.shutting_down or (state.waiting and not state.has_place):
             state.hot = {}
             return
-        devices, seats = contested(plan, state)
+        devices, seats = contested(plan)
         state.hot = {
             instance.model.name: instance
             for instance in state.live.values()

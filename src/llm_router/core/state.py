@@ -6,13 +6,13 @@ decided here: methods and properties say what is, never what should be.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
 from llm_router.core.events import RequestClass, TimerKind
 from llm_router.core.lanes import Lanes
-from llm_router.core.specs import ModelSpec, PolicySpec
+from llm_router.core.specs import ANY_DEVICE, HOST, ModelSpec, PolicySpec
 
 _UNLIMITED = 1 << 60
 # After this long without requests, a model is half as likely to be needed again.
@@ -86,7 +86,8 @@ class ModelState:
     declared, estimated or learned; None: unknown. `measured_mib`: the same by device, as it was measured.
     `ran_out`: its last start failed for want of memory, so that the next one is given more room.
     `short_since`: since when other programs have held the memory it needs. `uses`: requests granted since `rate` was
-    last brought up to date. `obstacle`: what it was last said to wait for.
+    last brought up to date. `obstacle`: what it was last said to wait for. `names`: the
+    devices that it may use. `verdict`: why no room can be made for it, and the epoch in which that was found out.
     """
 
     spec: ModelSpec
@@ -105,6 +106,8 @@ class ModelState:
     rate_at: float = 0.0
     uses: int = 0
     obstacle: object = None
+    names: frozenset[str] = frozenset()
+    verdict: tuple[int, Verdict | None] = (-1, None)
 
     @property
     def name(self) -> str:
@@ -117,7 +120,7 @@ class ModelState:
 
     @property
     def is_wanted(self) -> bool:
-        return len(self.queue) > 0 or self.load_wish is not None
+        return bool(self.queue.requests) or self.load_wish is not None
 
     @property
     def needs_start(self) -> bool:
@@ -191,7 +194,7 @@ class Instance:
 
     @property
     def is_busy(self) -> bool:
-        return bool(self.leases) or len(self.model.queue) > 0
+        return bool(self.leases) or bool(self.model.queue.requests)
 
     @property
     def has_promises(self) -> bool:
@@ -202,12 +205,33 @@ class Instance:
 
     def can_grant(self, at: float) -> bool:
         """Whether a request that arrives now can be served without waiting."""
-        return self.is_serving and len(self.leases) < self.slots and not self.model.queue and self.is_in_turn(at)
+        return (
+            self.is_serving and len(self.leases) < self.slots and not self.model.queue.requests and self.is_in_turn(at)
+        )
 
     @property
     def is_undisputed(self) -> bool:
         """Serving, with nothing of its own waiting, and nobody wants it gone."""
-        return self.is_serving and not self.model.queue and not self.unload_wanted and self.turn_ends_at is None
+        return (
+            self.is_serving and not self.model.queue.requests and not self.unload_wanted and self.turn_ends_at is None
+        )
+
+
+def devices_for(spec: ModelSpec, devices: Mapping[str, Device]) -> tuple[str, ...]:
+    """The devices for what takes memory at all, in order."""
+    if ANY_DEVICE in devices:
+        return (ANY_DEVICE,)
+    if spec.devices is not None:
+        return spec.devices
+    return tuple(name for name in devices if name != HOST) or (HOST,)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """Why a model can't be placed, for people, with what to do. `may_pass`: only because other programs hold memory."""
+
+    detail: str
+    may_pass: bool
 
 
 def slots_of(spec: ModelSpec) -> int:
@@ -221,6 +245,9 @@ class State:
     granted request, until it is closed, even if the instance is gone. `waiting`: the model of each waiting request.
     `hot`: instances by model whose grants and closes change nothing else. `evicted`: models that left to make room, and
     the model that it was for, until that one has used it. `room_timer`: when to look at `short_since` again.
+    `epoch` counts what changes who may be where: instances, their reservations, devices, models; `fits_since` is the
+    one in which all residents were found to fit. `changes` counts what else a plan depends on: who is in need, who is
+    idle, who drains, what time it is. While both stand still, the last plan still holds.
     """
 
     def __init__(self, specs: Iterable[ModelSpec], policy: PolicySpec) -> None:
@@ -234,12 +261,20 @@ class State:
         self.hot: dict[str, Instance] = {}
         self.evicted: dict[str, ModelState] = {}
         self.room_timer: float | None = None
+        self.epoch = self.changes = 0
+        self.fits_since = -1
         self.shutting_down = False
         self._last_instance = 0
         self._last_order = 0
 
     def new_model(self, spec: ModelSpec) -> ModelState:
-        return ModelState(spec, Lanes(self._handicaps_s), footprint_mib=spec.footprint_mib)
+        model = ModelState(spec, Lanes(self._handicaps_s), footprint_mib=spec.footprint_mib)
+        model.names = self.names_for(spec)
+        return model
+
+    def names_for(self, spec: ModelSpec) -> frozenset[str]:
+        """The devices that a model may use, by name. Those it names itself may not exist."""
+        return frozenset(devices_for(spec, self.devices)) if spec.footprint_mib != 0 else frozenset()
 
     def next_order(self) -> int:
         self._last_order += 1
@@ -254,11 +289,16 @@ class State:
         return len(self.leased) < self.places
 
     def enqueue(self, model: ModelState, request: int, at: float, request_class: RequestClass) -> None:
-        model.queue.add(request, at, self.next_order(), _LANES[request_class])
+        is_first = model.queue.add(request, at, self.next_order(), _LANES[request_class])
+        if is_first:
+            self.changes += 1
         self.waiting[request] = model
 
     def dequeue(self, model: ModelState, request: int) -> None:
-        model.queue.remove(request)
+        """Who is first matters to a model in need; to one that serves, only whether anybody waits at all."""
+        was_first = model.queue.remove(request)
+        if (was_first and model.needs_start) or not model.queue.requests:
+            self.changes += 1
         del self.waiting[request]
 
     def open_lease(self, instance: Instance, request: int, at: float) -> None:
@@ -292,13 +332,18 @@ class State:
             launch_key=spec.launch_key,
         )
         self.live[id] = instance
+        self.epoch += 1
         if model.instance is None:
             model.instance = instance
         return instance
 
-    def in_need(self) -> Iterator[ModelState]:
+    def in_need(self) -> list[ModelState]:
         """The models that someone waits for and that must be started."""
-        return (model for model in self.models.values() if model.is_wanted and model.needs_start)
+        return [
+            model
+            for model in self.models.values()
+            if (model.queue.requests or model.load_wish is not None) and model.needs_start
+        ]
 
     def tenants(self, device: str) -> list[Instance]:
         """Whoever has a reservation there, also while it starts or stops."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from llm_router.core.decisions import Decision, Decisions
-from llm_router.core.geometry import devices_of, possible_placements
+from llm_router.core.geometry import possible_placements
 from llm_router.core.placement import choose, why_never
 from llm_router.core.planning import plan_switches
 from llm_router.core.policy import urgency
@@ -65,7 +65,7 @@ def why(state: State, policy: PolicySpec, at: float, name: str, decisions: Decis
         return None
     plan = plan_switches(state, policy, at)
     instance = model.instance
-    names = devices_of(model.spec, state.devices) if model.footprint_mib != 0 else ()
+    names = sorted(model.names)
     verdict = why_never(model, state)
     choice = plan.choices.get(name) or choose(model, state, policy, at, (), frozenset())
     placements = possible_placements(model, state.devices)
