@@ -64,7 +64,13 @@ def patience_s() -> float:
 
 
 @pytest.fixture
-async def bench(sink: str, patience_s: float, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
+def limit() -> int:
+    """Of a request's body, in bytes."""
+    return LIMIT
+
+
+@pytest.fixture
+async def bench(sink: str, patience_s: float, limit: int, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
     monkeypatch.setattr(client, "_SWEEP_S", patience_s / 10)
     dispatcher, upstream, tasks = FakeDispatcher(), FakeUpstream(), Tasks()
     backend = await asyncio.start_server(upstream.serve, "127.0.0.1", 0)
@@ -80,13 +86,13 @@ async def bench(sink: str, patience_s: float, monkeypatch: pytest.MonkeyPatch) -
         render=render,
         preferences=Preferences(status=Mode.CONTENT),
     )
-    routes = [route for route in inference(services, None, LIMIT) if "upstream" not in route.path]  # type: ignore[arg-type]
+    routes = [route for route in inference(services, None, limit) if "upstream" not in route.path]  # type: ignore[arg-type]
     hot = {**TARGETS, b"/raw": RAW} if sink == "protocol" else {}
     app = Starlette(routes=[*routes, Route("/raw", _Raw(services), methods=["POST"])])
     config = uvicorn.Config(
         app,
         port=0,
-        http=protocol.bind(services, hot, LIMIT),
+        http=protocol.bind(services, hot, limit),
         lifespan="off",
         log_config=None,
         timeout_graceful_shutdown=1,

@@ -11,6 +11,7 @@ from starlette.types import Message, Receive, Scope, Send
 from llm_router.errors import RequestTooLarge
 from llm_router.relay.client import Headers
 from llm_router.relay.exchange import Exchange, Services
+from llm_router.relay.headers import RequestHead
 from llm_router.relay.request import Target
 
 _HIGH_WATER = 64 * 1024
@@ -101,7 +102,7 @@ def too_large(limit: int) -> RequestTooLarge:
 async def relay(services: Services, target: Target, scope: Scope, receive: Receive, send: Send, *, limit: int) -> None:
     """Serve one request. Returns when the reply is complete or the client has left; then no lease is left open."""
     sink = AsgiSink()
-    exchange = sink.exchange = Exchange(services, sink, target, list(scope["headers"]))
+    exchange = sink.exchange = Exchange(services, sink, target, RequestHead(list(scope["headers"])))
     try:
         body = await read_body(receive, limit)
     except RequestTooLarge as error:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Mapping
-from typing import Protocol, cast
+from collections.abc import Callable, Coroutine
+from typing import NamedTuple, Protocol, cast
 
 import httptools
 
 from llm_router.errors import LlmRouterError, UpstreamGarbage, UpstreamLost, UpstreamTimeout
+from llm_router.relay.headers import ReplyHead
+from llm_router.relay.heads import KnownHead, learn
 from llm_router.relay.lease import Upstream
 
 Headers = list[tuple[bytes, bytes]]
@@ -23,15 +25,15 @@ _SWEEP_S = 1.0
 _IDLE_S = 30.0  # shorter than any engine's keep-alive we know; a connection that died sooner is retried
 _CONNECT_S = 5.0
 _LATE_S = 30.0
+_LEARN_MAX = 8  # heads that are different each time aren't worth remembering
 _MAX_HEAD = 8 * 1024 * 1024  # bytes until a head is complete, which may come with its whole body
 
 
 class Reply(Protocol):
     """Who receives a reply. Exactly one of `reply_end` and `reply_lost` comes last; none after `Call.cancel`."""
 
-    def reply_head(self, status: int, headers: Mapping[bytes, bytes], length: int | None) -> None:
-        """`headers`: by name in lower case. `length`: the body's, in bytes; None when it is chunked or ends with the
-        connection."""
+    def reply_head(self, status: int, head: ReplyHead, length: int | None) -> None:
+        """`length`: the body's, in bytes; None when it is chunked or ends with the connection."""
 
     def reply_data(self, data: bytes) -> bool:
         """Returns False for a mere sign of life, such as a comment in a stream: it doesn't end a silence, because a
@@ -185,6 +187,14 @@ class Pool:
         self._sweeper = loop.call_later(_SWEEP_S, self._sweep)
 
 
+class _Known(NamedTuple):
+    """A reply's head as its bytes, and what llhttp made of it."""
+
+    head: KnownHead
+    status: int
+    fields: ReplyHead
+
+
 class _Connection(asyncio.Protocol):
     """One connection. Reused for one call after the other while both sides keep it alive."""
 
@@ -195,9 +205,12 @@ class _Connection(asyncio.Protocol):
         "_complete",
         "_extra",
         "_fields",
+        "_head",
         "_head_size",
         "_keep_alive",
+        "_known",
         "_last",
+        "_learned",
         "_length",
         "_parser",
         "_paused",
@@ -224,6 +237,8 @@ class _Connection(asyncio.Protocol):
         self.on_body = self._body.append
         self._parser = httptools.HttpResponseParser(self)
         self._call: Call | None = None
+        self._known: _Known | None = None
+        self._learned = 0  # in vain, since one was seen again
         self._reused = False
         self._last = 0.0
         self._paused = False
@@ -233,6 +248,7 @@ class _Connection(asyncio.Protocol):
         self._fields.clear()
         self._head_size = 0
         self._status = 0
+        self._head: ReplyHead | None = None
         self._length: int | None = None
         self._close_framed = False
         self._complete = False
@@ -299,12 +315,15 @@ class _Connection(asyncio.Protocol):
             self.abort()
             return
         last, self._last = self._last, self._pool.now
-        if not self._status:
-            self._received = True
-            self._head_size += len(data)
-            if self._head_size > _MAX_HEAD:
-                self._fail(UpstreamGarbage(f"cannot read the reply of {self.upstream.model}: its head doesn't end"))
+        is_first = not self._received
+        if is_first and self._known is not None and not call.without_body:
+            whole = self._known.head.body(data)
+            if whole is not None:
+                self._take(call, self._known, whole)
                 return
+        if not self._status and self._is_endless(len(data)):
+            self._fail(UpstreamGarbage(f"cannot read the reply of {self.upstream.model}: its head doesn't end"))
+            return
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
@@ -321,7 +340,34 @@ class _Connection(asyncio.Protocol):
             if reply is not None and not reply.reply_data(body):
                 self._last = last
         if self._complete:
+            if is_first and self._learned < _LEARN_MAX:
+                self._learn(data)
             self._finish()
+
+    def _is_endless(self, size: int) -> bool:
+        self._received = True
+        self._head_size += size
+        return self._head_size > _MAX_HEAD
+
+    def _learn(self, data: bytes) -> None:
+        """Remember the head of this reply, which came in one piece."""
+        self._learned += 1
+        # An interim reply may stand before the one that counts.
+        known = learn(data) if data[9:12] == b"%d" % self._status else None
+        self._known = None if known is None or self._head is None else _Known(known, self._status, self._head)
+
+    def _take(self, call: Call, known: _Known, body: bytes) -> None:
+        """A whole reply with a known head: what `llhttp`, the callbacks below and `_finish` come to in the end."""
+        self._learned = 0
+        self._call = call.connection = None
+        self._keep(not self._paused)
+        reply = call.reply
+        if reply is not None:
+            reply.reply_head(known.status, known.fields, len(body))
+        if call.reply is not None and body:
+            call.reply.reply_data(body)
+        if call.reply is not None:
+            call.reply.reply_end()
 
     def _joined(self) -> bytes:
         body = b"".join(self._body)
@@ -368,7 +414,8 @@ class _Connection(asyncio.Protocol):
         self._close_framed = self._length is None and not chunked and self._status not in (204, 304)
         call = self._call
         if call is not None and call.reply is not None:
-            call.reply.reply_head(self._status, fields, self._length)
+            self._head = ReplyHead(fields)
+            call.reply.reply_head(self._status, self._head, self._length)
             if call.without_body:
                 self._complete = True
                 self._extra = True  # llhttp would go on waiting for a body that doesn't come
@@ -388,16 +435,19 @@ class _Connection(asyncio.Protocol):
     def _finish(self) -> None:
         call, self._call = self._call, None
         assert call is not None
-        reusable = self._keep_alive and not self._extra and not self._paused
         call.connection = None
-        if reusable and self._transport is not None and not self._transport.is_closing():
+        self._keep(self._keep_alive and not self._extra and not self._paused)
+        if call.reply is not None:
+            call.reply.reply_end()
+
+    def _keep(self, is_usable: bool) -> None:
+        """For the next call, or not."""
+        if is_usable and self._transport is not None and not self._transport.is_closing():
             self._reset()
             self._reused = True
             self._pool.idle(self)
         else:
             self.abort()
-        if call.reply is not None:
-            call.reply.reply_end()
 
     def _fail(self, error: LlmRouterError) -> None:
         call, self._call = self._call, None

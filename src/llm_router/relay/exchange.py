@@ -13,11 +13,11 @@ from time import monotonic, time
 from llm_router.errors import LlmRouterError, UpstreamError, UpstreamLost
 from llm_router.relay import body as bodies
 from llm_router.relay import failure
-from llm_router.relay import headers as header_rules
 from llm_router.relay.announcer import Announcer
 from llm_router.relay.chunk import naming
 from llm_router.relay.client import Call, Headers, Pool
 from llm_router.relay.failure import Failure
+from llm_router.relay.headers import ReplyHead, RequestHead
 from llm_router.relay.held import Held, may_be_held
 from llm_router.relay.lease import Dispatcher, Upstream
 from llm_router.relay.reply import rewrite_reply
@@ -56,7 +56,7 @@ class Exchange:
         "_attempt",
         "_body",
         "_call",
-        "_headers",
+        "_client",
         "_held",
         "_paused",
         "_relayed",
@@ -72,11 +72,11 @@ class Exchange:
         "over",
     )
 
-    def __init__(self, services: Services, sink: Sink, target: Target, headers: Headers) -> None:
+    def __init__(self, services: Services, sink: Sink, target: Target, head: RequestHead) -> None:
         self._services = services
         self._sink = sink
         self._target = target
-        self._headers = headers
+        self._client = head
         self._body: bytes = b""
         self._asked: Request | None = None
         self._request: int | None = None
@@ -101,7 +101,7 @@ class Exchange:
         self._body = body
         try:
             self._asked = read(
-                self._target, dict(self._headers), body, self._services.models, self._services.preferences
+                self._target, self._client.fields, body, self._services.models, self._services.preferences
             )
         except LlmRouterError as error:
             self._answer(error)
@@ -139,7 +139,7 @@ class Exchange:
             return
         self._request = request
         if self._announcer is None and facts is not None and facts.stream:
-            mode = status_mode(self._target, dict(self._headers), facts, self._services.preferences)
+            mode = status_mode(self._target, self._client.fields, facts, self._services.preferences)
             if mode is not Mode.OFF:
                 created = int(time())
                 stream = StatusStream(mode, model=facts.model, id=f"chatcmpl-{created:x}", created=created)
@@ -189,8 +189,8 @@ class Exchange:
                 ask_usage=target.kind in _COUNTED and (facts.stream or upstream.usage_on_request),
                 parameters=asked.model.parameters,
             )
-        block = header_rules.request_headers(
-            self._headers, host=upstream.host_header, content_length=len(payload), credential=upstream.credential
+        block = self._client.block(
+            host=upstream.host_header, content_length=len(payload), credential=upstream.credential
         )
         request = b"".join((target.method, b" ", upstream.base_path, target.path, b" HTTP/1.1\r\n", block, payload))
         self._sent_at = monotonic()
@@ -200,12 +200,12 @@ class Exchange:
 
     # -- from the server
 
-    def reply_head(self, status: int, headers: Mapping[bytes, bytes], length: int | None) -> None:
+    def reply_head(self, status: int, head: ReplyHead, length: int | None) -> None:
         assert self._asked is not None and self._upstream is not None
         kind, facts = self._target.kind, self._asked.facts
-        fields = header_rules.response_headers(headers.items())
+        fields = head.returned
         rewritable = status == 200 and facts is not None and kind in _COUNTED
-        if rewritable and headers.get(b"content-type", b"").startswith(b"text/event-stream"):
+        if rewritable and head.fields.get(b"content-type", b"").startswith(b"text/event-stream"):
             assert facts is not None
             self._rewriter = StreamRewriter(
                 chat=kind is Kind.CHAT,

@@ -5,7 +5,7 @@ Counterpart: `exchange`, which sends what is made here. Reads no header's meanin
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from llm_router.errors import ConfigError, InvalidRequest, UpstreamGarbage
 
@@ -61,17 +61,44 @@ _RESPONSE_PREFIXES = (b"proxy-", _CORS)
 _NAMES_NOTHING = frozenset({b"close", b"keep-alive", b""})
 
 
+class RequestHead:
+    """A client's headers, and what was made of them: whoever sends the same ones again finds it done.
+
+    `pairs`: names in lower case, in their order. `fields`: by name.
+    """
+
+    __slots__ = ("_block", "_credential", "_host", "fields", "pairs")
+
+    def __init__(self, pairs: list[tuple[bytes, bytes]]) -> None:
+        self.pairs = pairs
+        self.fields = dict(pairs)
+        self._host = b""
+        self._credential: str | None = None
+        self._block = b""
+
+    def block(self, *, host: bytes, content_length: int, credential: str | None) -> bytes:
+        """As `request_headers`. Asked for one upstream after the other, it is made once for each time that changes."""
+        if self._host is not host or self._credential is not credential:
+            self._block = _block(self.pairs, host, credential)
+            self._host, self._credential = host, credential
+        return b"content-length: %d\r\n%b" % (content_length, self._block)
+
+
 def request_headers(
     headers: Iterable[tuple[bytes, bytes]], *, host: bytes, content_length: int, credential: str | None
 ) -> bytes:
-    """The header block for an upstream, from `host:` to the empty line, without the request line.
+    """The header block for an upstream, to the empty line, without the request line.
 
     `host`: as in a URL, with the port. `content_length`: bytes of the body that will follow.
     `credential`: the upstream's own key, sent as `Authorization: Bearer`; None sends none.
 
     Raises: InvalidRequest when a header holds a line break or NUL, ConfigError when the credential can't be a header.
     """
-    own = [b"host: " + host, b"content-length: %d" % content_length, b"accept-encoding: identity"]
+    return RequestHead(list(headers)).block(host=host, content_length=content_length, credential=credential)
+
+
+def _block(headers: Iterable[tuple[bytes, bytes]], host: bytes, credential: str | None) -> bytes:
+    own = [b"host: " + host, b"accept-encoding: identity"]
     if credential is not None:
         own.append(b"authorization: Bearer " + _credential(credential))
     kept: list[bytes] = []
@@ -111,6 +138,17 @@ def response_headers(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes
             raise UpstreamGarbage("cannot return a header that holds a line break or NUL: check the inference server")
         kept.append((name, value))
     return [pair for pair in kept if pair[0] not in named] if named else kept
+
+
+class ReplyHead:
+    """An upstream's headers, and those of them that go on to the client. `fields`: by name in lower case."""
+
+    __slots__ = ("fields", "returned")
+
+    def __init__(self, fields: Mapping[bytes, bytes]) -> None:
+        """Raises: UpstreamGarbage, as `response_headers`."""
+        self.fields = fields
+        self.returned = response_headers(fields.items())
 
 
 def _named(value: bytes) -> set[bytes]:

@@ -8,15 +8,19 @@ uvicorn is pinned to a minor version and the same tests run against both sinks.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from llm_router.relay.asgi import too_large
 from llm_router.relay.client import Headers
 from llm_router.relay.exchange import Exchange, Services
+from llm_router.relay.headers import RequestHead
+from llm_router.relay.heads import KnownHead, learn
 from llm_router.relay.request import Target
 
 # Ready-made, because formatting one costs as much as everything else that is done for a token here.
+_LEARN_MAX = 8  # heads that are different each time aren't worth remembering
 _USUAL = 2048
 _CHUNK_HEADS = [b"%x\r\n" % size for size in range(_USUAL)]
 
@@ -103,6 +107,14 @@ class ProtocolSink:
         self._protocol.transport.abort()
 
 
+class _Known(NamedTuple):
+    """A hot request's head as its bytes, and what llhttp made of it."""
+
+    head: KnownHead
+    target: Target
+    client: RequestHead
+
+
 class RelayProtocol(HttpToolsProtocol):
     """uvicorn's protocol with the hot routes taken out. `bind` makes the class that a server can use."""
 
@@ -112,10 +124,39 @@ class RelayProtocol(HttpToolsProtocol):
 
     _hot: ProtocolSink | None = None  # the hot request in progress, kept while a pipelined one replaces `cycle`
     _receiving = False  # the message being parsed is the hot one
+    _client: RequestHead  # its headers
+    _known: _Known | None = None
+    _learned = 0  # in vain, since one was seen again
+    _begun = _heard = 0  # messages that began and ended in this piece
 
     # -- httptools' callbacks
 
+    def data_received(self, data: bytes) -> None:
+        known = self._known
+        if known is not None:
+            body = known.head.body(data)
+            if body is not None and len(body) <= self.limit and self._hot is not None and self._hot.response_complete:
+                self._unset_keepalive_if_required()
+                self._learned = 0
+                self._begin(known.target, known.client).exchange.start(body)
+                return
+        self._begun = self._heard = 0
+        super().data_received(data)
+        if self._begun == self._heard == 1 and self._learned < _LEARN_MAX:
+            self._learn(data)
+        else:
+            self._known = None
+
+    def _learn(self, data: bytes) -> None:
+        """Remember the head of this request, which came in one piece and is the last thing that llhttp has seen."""
+        self._learned += 1
+        sink = self._hot
+        usual = self._receiving and sink is not None and sink.keep_alive and not self.expect_100_continue
+        head = learn(data) if usual else None
+        self._known = _Known(head, self.targets[self.url], self._client) if head is not None else None
+
     def on_message_begin(self) -> None:
+        self._begun += 1
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
@@ -134,16 +175,21 @@ class RelayProtocol(HttpToolsProtocol):
             self._pass_on()
             return
         self._receiving = True
-        sink = self._hot = ProtocolSink(self)
-        self.cycle = sink  # type: ignore[assignment]
-        exchange = sink.exchange = Exchange(self.services, sink, target, self.headers)
+        self._client = RequestHead(self.headers)
+        sink = self._begin(target, self._client)
         if self.expect_100_continue:
             if int(dict(self.headers).get(b"content-length", b"0")) > self.limit:
                 # Whether the body comes after all nobody knows, so nothing can follow on this connection.
                 sink.keep_alive = False
-                exchange.refuse(too_large(self.limit))
+                sink.exchange.refuse(too_large(self.limit))
             else:
                 self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _begin(self, target: Target, client: RequestHead) -> ProtocolSink:
+        sink = self._hot = ProtocolSink(self)
+        self.cycle = sink  # type: ignore[assignment]
+        sink.exchange = Exchange(self.services, sink, target, client)
+        return sink
 
     def _pass_on(self) -> None:
         """Give the request to uvicorn, whose `on_message_begin` prepares what its `on_headers_complete` needs."""
@@ -169,6 +215,7 @@ class RelayProtocol(HttpToolsProtocol):
             sink.body.append(body)
 
     def on_message_complete(self) -> None:
+        self._heard += 1
         if not self._receiving:
             super().on_message_complete()
             return
