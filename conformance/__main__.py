@@ -98,7 +98,7 @@ async def _verdict(point: Point, running: Subject) -> tuple[str, str]:
     except CannotRunError as reason:
         return CANNOT_RUN, str(reason)
     except Exception as error:  # noqa: BLE001 - whatever goes wrong in a point is what it found
-        return DIFFERS, f"{type(error).__name__}: {error}"[:1000]
+        return DIFFERS, f"{type(error).__name__}: {error}"[:400]
     return WORKS, ""
 
 

@@ -9,6 +9,7 @@ All of them serve the known-answer model, so that a right answer is known to the
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import shutil
 import subprocess
@@ -50,7 +51,13 @@ Prepare = Callable[[Cache], Prepared]
 async def subject(prepared: Prepared, cache: Cache, folder: Path) -> AsyncIterator[Subject]:
     """A router with the engine and a second model; both are gone afterwards."""
     other = prepared.other or _llamacpp_model(cache, "other")
-    settings: dict[str, Any] = {"patience": "0s", "drain_timeout": "0.2s", "model_load_timeout": "400s"}
+    # One at a time, or what fits side by side is never switched.
+    settings: dict[str, Any] = {
+        "memory": "exclusive",
+        "patience": "0s",
+        "drain_timeout": "0.2s",
+        "model_load_timeout": "400s",
+    }
     models = {NAME: prepared.model, "other": other}
     router = RouterProcess(folder, models, backends=prepared.backends, **settings)
     await router.start()
@@ -160,8 +167,11 @@ def tabbyapi(cache: Cache) -> Prepared:
     models = cache.folder / "tabby-models"
     for name in (NAME, "other"):
         (models / name).mkdir(parents=True, exist_ok=True)
-        (models / name / "config.json").write_text(f'{{"answer": "{numbers(name, COUNT)}"}}')
-    common = {"backend": "tabbyapi", "context_length": CONTEXT}
+        (models / name / "config.json").write_text(json.dumps({"answer": numbers(name, COUNT)}))
+        template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+        (models / name / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
+    context = 8192  # a request needs 2048 tokens of it beside its prompt
+    common = {"backend": "tabbyapi", "context_length": context}
     return Prepared(
         version=_commit(Path(checkout)),
         model={**common, "path": str(models / NAME)},
@@ -174,7 +184,16 @@ def tabbyapi(cache: Cache) -> Prepared:
                 "env": {"PYTHONPATH": str(HERE / "stand_ins"), **_CPU},
             }
         },
-        traits={"percent": True, "keeps_server": True, "load_s": 60.0, "stop_s": 12.0},
+        traits={
+            # More than its context: what is too much to generate it cuts by itself.
+            "refused": {"messages": [{"role": "user", "content": "word " * 9000}]},
+            "endless": {"min_tokens": 900, "max_tokens": 900},
+            "percent": True,
+            "context_length": context,
+            "keeps_server": True,
+            "load_s": 60.0,
+            "stop_s": 12.0,
+        },
     )
 
 

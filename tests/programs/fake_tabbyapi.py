@@ -36,6 +36,9 @@ NO_MODEL = {"detail": "No models are currently loaded."}
 TOKENS = "api_tokens.yml"
 # `finished` comes before the model answers: the generator is made after it.
 PUBLISH_S = 0.02
+# A request is given room for its prompt (7 tokens here) and one whole chunk of output (2048), in pages of 256
+# (validate_context_requirements): a cache no larger than the context refuses prompts near its end.
+FIRST_ALLOCATION = 2304
 
 
 class LoadFailed(Exception):
@@ -50,7 +53,7 @@ class FakeTabbyAPI(FakeServer):
         super().__init__(options)
         self.api_key, self.admin_key = read_keys()
         self.loaded: str | None = None
-        self.context = 4096
+        self.context = self.cache = 4096
         self.issues: list[str] = []
         self.lock = asyncio.Lock()
         self.is_idle = asyncio.Event()
@@ -132,7 +135,7 @@ class FakeTabbyAPI(FakeServer):
             case "/v1/model" | "/props" if self.loaded is None:
                 await exchange.json(503, NO_MODEL)
             case "/v1/model":
-                parameters = {"max_seq_len": self.context, "cache_size": self.context, "cache_mode": "FP16"}
+                parameters = {"max_seq_len": self.context, "cache_size": self.cache, "cache_mode": "FP16"}
                 parameters |= {"rope_scale": 1.0, "max_batch_size": 4, "chunk_size": 2048, "use_vision": False}
                 await exchange.json(200, {**card(self.name), "parameters": parameters})
             case "/v1/models" | "/v1/model/list":
@@ -173,6 +176,12 @@ class FakeTabbyAPI(FakeServer):
             await exchange.send(500, b"Internal Server Error", "text/plain; charset=utf-8")
         elif self.loaded is None:
             await exchange.json(503, NO_MODEL)
+        elif self.cache < FIRST_ALLOCATION:
+            words = (
+                f"Initial job allocation requires {FIRST_ALLOCATION} cache tokens, which exceeds the available context"
+            )
+            about = {"type": "invalid_request_error", "param": None, "code": "context_length_exceeded"}
+            await exchange.json(400, {"error": {"message": f"{words} size of {self.cache} tokens", **about}})
         else:
             try:
                 await self.infer(exchange)
@@ -239,7 +248,9 @@ class FakeTabbyAPI(FakeServer):
             await asyncio.Event().wait()
         await asyncio.sleep(PUBLISH_S)
         context = re.search(r"max_seq_len: *(\d+)", text_of(f"{folder}/tabby_config.yml") or "")
-        self.context = int(context[1]) if context else body.get("max_seq_len") or 4096
+        wanted = int(context[1]) if context else body.get("max_seq_len") or 4096
+        self.cache = body.get("cache_size") or wanted
+        self.context = min(wanted, self.cache)
         self.loaded = self.name = name.rpartition("/")[2]
         print(f"INFO:     Loaded model {name}", flush=True)
 
