@@ -58,7 +58,8 @@ class Scheduler:
 
         1. A request for a hot instance (see `State.hot`) with a free lease, and its end, change nothing else: answered
            without looking at anything else, in a microsecond, and without a timer.
-        2. Everything else is noted and then settled, in one place.
+        2. Everything else is noted and then settled, in one place; but for one more request in a queue, or one less of
+           several that run where nobody waits: in a crowd most events are of this kind, and nothing follows from them.
         """
         state = self._state
         if type(event) is RequestArrived:
@@ -73,7 +74,19 @@ class Scheduler:
                 if instance.leases or instance.model.spec.idle_timeout_s is None or TimerKind.IDLE in instance.timers:
                     return []
         commands = self._acts.begin(event.at)
+        counts = state.epoch, state.changes
+        can_follow = self._can_something_follow(event)
         self._intake.note(event)
-        self._settling.settle(event.at)
-        self._settled_at = event.at
+        if can_follow or not self._settling.holds(counts):
+            self._settling.settle(event.at)
+            self._settled_at = event.at
         return commands
+
+    def _can_something_follow(self, event: Event) -> bool:
+        """Even if nothing changes that a plan depends on: a place that becomes free may be somebody's."""
+        if type(event) is RequestArrived:
+            return False
+        if type(event) is not RequestClosed or event.lost or self._policy.concurrency is not None:
+            return True
+        instance = self._state.leased.get(event.request)
+        return instance is None or bool(instance.model.queue.requests)

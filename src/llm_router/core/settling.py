@@ -50,6 +50,10 @@ class Settling:
             self._note_hot(self._plan)  # 5
             self._note_waits(self._plan)
 
+    def holds(self, counts: tuple[int, int]) -> bool:
+        """Whether all has been settled as of these counts (`State.epoch`, `State.changes`), and they still stand."""
+        return counts == self._planned == (self._state.epoch, self._state.changes)
+
     def _start_next(self, at: float) -> None:
         state = self._state
         self._forget_evictions()
