@@ -133,13 +133,13 @@ class Story:
     def unload(self, model: str) -> None:
         self.post(UnloadRequested(at=self.now, model=model))
 
-    def crash(self, model: str, error: str = "CUDA out of memory") -> None:
+    def crash(self, model: str, error: str = "CUDA out of memory", *, out_of_memory: bool = False) -> None:
         instance = self.instance_of(model)
         self._forget(self._answers.pop(instance, None))
-        self.post(InstanceGone(at=self.now, instance=instance, error=error))
+        self.post(InstanceGone(at=self.now, instance=instance, error=error, out_of_memory=out_of_memory))
 
-    def adopt(self, instance: int, model: str, *, ready_after_s: float = 0.5) -> None:
-        self.post(InstanceAdopted(at=self.now, instance=instance, model=model))
+    def adopt(self, instance: int, model: str, *, ready_after_s: float = 0.5, devices: tuple[str, ...] = ()) -> None:
+        self.post(InstanceAdopted(at=self.now, instance=instance, model=model, devices=devices))
         if self.witness.servers[instance].state == "starting":
             self._answer(InstanceReady(at=self.now + ready_after_s, instance=instance))
 
