@@ -90,6 +90,7 @@ class Admin:
         now = self._now()
         instance = next((one for one in snapshot.instances if one.model == entry.name), None)
         record = None if instance is None else self._supervisor.effects.instances.get(instance.id)
+        facts = self._supervisor.facts_of(entry.name)
         failure = snapshot.failing.get(entry.name)
         state = "unloaded" if failure is None else "failed"
         return {
@@ -102,6 +103,9 @@ class Admin:
             "port": record.spec.address.port if record is not None and record.spec is not None else None,
             "devices": [] if record is None else list(record.devices),
             "held_mib": {} if instance is None else dict(self._supervisor.held_mib(instance.id)),
+            "context_length": facts.context_length,
+            "slots": facts.slots,
+            "build": facts.build,
             "leases": 0 if instance is None else instance.leases,
             "waiting": snapshot.waiting.get(entry.name, 0),
             "since_s": None if record is None else round(now - (record.ready_at or record.since), 1),

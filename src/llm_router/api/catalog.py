@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from llm_router.backends.base import Facts
 from llm_router.core.scheduler import Scheduler
 
 
@@ -24,11 +25,15 @@ class Entry:
 
 
 class Catalog:
-    """`created`: seconds since the epoch, the same for all: when this router started."""
+    """`facts_of`: what a model's server says of itself. `created`: seconds since the epoch, the same for all: when this
+    router started."""
 
-    def __init__(self, entries: Sequence[Entry], scheduler: Scheduler, created: int) -> None:
+    def __init__(
+        self, entries: Sequence[Entry], scheduler: Scheduler, facts_of: Callable[[str], Facts], created: int
+    ) -> None:
         self._own = tuple(entries)
         self._scheduler = scheduler
+        self._facts_of = facts_of
         self._created = created
         self.merge(())
 
@@ -75,6 +80,7 @@ class Catalog:
         }
         if entry.description is not None:
             described["description"] = entry.description
-        if entry.context_length is not None:
-            described["context_length"] = entry.context_length
+        context_length = self._facts_of(entry.name).context_length or entry.context_length
+        if context_length is not None:
+            described["context_length"] = context_length
         return described

@@ -75,7 +75,10 @@ async def _serve(config: Config, path: Path | None, listener: socket.socket, on_
         history=history,
     )
     catalog = Catalog(
-        [parts.entry(config, name) for name in config.models], supervisor.handle.scheduler, int(time.time())
+        [parts.entry(config, name) for name in config.models],
+        supervisor.handle.scheduler,
+        supervisor.facts_of,
+        int(time.time()),
     )
     services = Services(
         dispatcher=supervisor.leases,

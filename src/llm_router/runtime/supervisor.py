@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import assert_never
 
+from llm_router.backends.base import Facts
 from llm_router.core.commands import (
     CancelTimer,
     CheckInstance,
@@ -143,6 +144,11 @@ class Supervisor:
     def instance_of(self, model: str) -> int | None:
         """The id of the model's instance in whatever state, or None."""
         return next((record.id for record in self.effects.instances.values() if record.model == model), None)
+
+    def facts_of(self, model: str) -> Facts:
+        """What the model's server says of itself; nothing while it isn't loaded."""
+        instance = self.instance_of(model)
+        return Facts() if instance is None else self.effects.instances[instance].facts
 
     def devices(self) -> list[DeviceStatus]:
         """What models may use, have reserved and hold, by device."""
