@@ -394,8 +394,9 @@ class TestExplaining:
             resident(story, name)
             story.unload(name)
             story.run_for(STOP_S)
+        asked_at = story.now
         story.ask("a")
         request = story.ask("b")
         story.run_for(5)
         wait = story.wait_of(request)
-        assert (wait.ahead, wait.expected_s) == (1, LOAD_S - 5 + LOAD_S)
+        assert (wait.ahead, wait.expected_at) == (1, asked_at + 2 * LOAD_S)

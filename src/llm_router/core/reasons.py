@@ -53,18 +53,20 @@ def _in_front(model: ModelState, plan: Plan, state: State) -> list[ModelState]:
     ]
 
 
-def expected_s(model: ModelState, plan: Plan, state: State, at: float) -> float | None:
-    """The rest of the loads that run, and all of those to come. Turns aren't counted: they may end at any moment."""
+def expected_at(model: ModelState, plan: Plan, state: State, at: float) -> float | None:
+    """When it will be ready (seconds, monotonic), after the loads that run and all of those to come; None: a load is
+    among them that was never seen. Turns aren't counted: they may end at any moment."""
     if _stays(model) and model.instance is not None and not model.instance.is_starting:
         return None
-    to_load = [*ahead_of(model, plan, state), model]
-    if any(one.load_s is None for one in to_load):
-        return None
-    left_s = 0.0
-    for one in to_load:
-        started_at = one.instance.since if one.instance is not None and one.instance.is_starting else at
-        left_s += max(0.0, started_at + (one.load_s or 0.0) - at)
-    return left_s
+    ready_at = at
+    for one in (*ahead_of(model, plan, state), model):
+        if one.load_s is None:
+            return None
+        if one.instance is not None and one.instance.is_starting:
+            ready_at = max(ready_at, one.instance.since + one.load_s)
+        else:
+            ready_at += one.load_s
+    return ready_at
 
 
 def explain(model: ModelState, plan: Plan, state: State) -> tuple[WaitPhase, str]:
