@@ -53,9 +53,9 @@ def _in_front(model: ModelState, plan: Plan, state: State) -> list[ModelState]:
     ]
 
 
-def expected_at(model: ModelState, plan: Plan, state: State, at: float) -> float | None:
-    """When it will be ready (seconds, monotonic), after the loads that run and all of those to come; None: a load is
-    among them that was never seen. Turns aren't counted: they may end at any moment."""
+def expected_s(model: ModelState, plan: Plan, state: State, at: float) -> float | None:
+    """How long until it is ready, from `at` on: the rest of the loads that run, and all of those to come; None: a load
+    is among them that was never seen. Turns aren't counted: they may end at any moment."""
     if _stays(model) and model.instance is not None and not model.instance.is_starting:
         return None
     ready_at = at
@@ -66,7 +66,7 @@ def expected_at(model: ModelState, plan: Plan, state: State, at: float) -> float
             ready_at = max(ready_at, one.instance.since + one.load_s)
         else:
             ready_at += one.load_s
-    return ready_at
+    return ready_at - at
 
 
 def explain(model: ModelState, plan: Plan, state: State) -> tuple[WaitPhase, str]:

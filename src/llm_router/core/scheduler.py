@@ -32,9 +32,10 @@ class Scheduler:
         self._settling = Settling(self._state, policy, self._acts)
         self._settled_at = 0.0
 
-    def wait_of(self, request: int) -> views.Wait | None:
-        """Why this request still waits; None if it doesn't."""
-        return views.wait_of(self._state, self._policy, self._settled_at, request)
+    def wait_of(self, request: int, at: float | None = None) -> views.Wait | None:
+        """Why this request still waits; None if it doesn't. `at`: now, for the expected wait; None: when the last event
+        came that something followed from."""
+        return views.wait_of(self._state, self._policy, self._settled_at if at is None else at, request)
 
     def snapshot(self) -> views.Snapshot:
         """The whole state as values, for status pages."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from llm_router.core.planning import plan_switches
-from llm_router.core.reasons import WaitPhase, ahead_of, expected_at, explain
+from llm_router.core.reasons import WaitPhase, ahead_of, expected_s, explain
 from llm_router.core.specs import PolicySpec
 from llm_router.core.state import Instance, Lifecycle, State
 
@@ -20,8 +20,8 @@ class Wait:
     """Why one request waits. Times are monotonic seconds.
 
     `since`: when it arrived. `started_at`: when the load of its model began, while it runs. `position`: its place among
-    the requests for its model, from 0. `ahead`: switches to other models that come first. `expected_at`: a guess at
-    when the model is ready, from the loads seen so far; None: nothing is known. `reason`: one sentence.
+    the requests for its model, from 0. `ahead`: switches to other models that come first. `expected_s`: a guess at
+    how much longer it takes, from the loads seen so far; None: nothing is known. `reason`: one sentence.
     """
 
     model: str
@@ -30,7 +30,7 @@ class Wait:
     started_at: float | None
     position: int
     ahead: int
-    expected_at: float | None
+    expected_s: float | None
     reason: str
 
 
@@ -107,7 +107,7 @@ def instance_state(instance: Instance) -> InstanceState:
 
 
 def wait_of(state: State, policy: PolicySpec, at: float, request: int) -> Wait | None:
-    """Why this request still waits; None if it doesn't. `at`: the time of the last event."""
+    """Why this request still waits; None if it doesn't. `at`: now."""
     model = state.waiting.get(request)
     if model is None:
         return None
@@ -121,6 +121,6 @@ def wait_of(state: State, policy: PolicySpec, at: float, request: int) -> Wait |
         started_at=None if starting is None else starting.since,
         position=model.queue.position(request),
         ahead=len(ahead_of(model, plan, state)),
-        expected_at=expected_at(model, plan, state, at),
+        expected_s=expected_s(model, plan, state, at),
         reason=reason,
     )
