@@ -167,6 +167,17 @@ class TestOutOfMemory:
         story.run()
         assert story.started == ["a", "a"] and story.stopped == ["b"] and story.is_granted(request)
 
+    def test_a_pinned_companion_refuses_only_the_attempt_that_wanted_to_be_alone(self) -> None:
+        story = Story(model("a", companions={"b"}), model("b", pinned=True), policy=ONE)
+        resident(story, "b")
+        story.out_of_memory_once.add("a")
+        request = story.ask("a")
+        story.run()
+        assert "b is pinned" in story.rejections[request].detail
+        again = story.ask("a")
+        story.run()
+        assert story.is_granted(again)
+
     def test_the_second_time_in_a_row_is_a_failed_load(self) -> None:
         story = Story(model("a", 8), policy=ONE)
         request = story.ask("a")

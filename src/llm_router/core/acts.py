@@ -63,7 +63,7 @@ class Acts:
     def stop(self, instance: Instance) -> None:
         self.cancel_timers(instance)
         instance.lifecycle = Lifecycle.STOPPING
-        self._state.epoch += 1
+        self._state.moved(instance.model)
         instance.drain_until = instance.turn_ends_at = None
         self.commands.append(StopInstance(instance=instance.id))
 

@@ -23,7 +23,7 @@ class Changes:
         self._acts = acts
 
     def note(self, event: MemoryMeasured | DeviceMeasured | ModelsChanged) -> None:
-        self._state.epoch += 1
+        self._state.remeasured()
         match event:
             case MemoryMeasured():
                 self._note_memory(event)
@@ -56,7 +56,7 @@ class Changes:
     def raise_footprint(self, instance: Instance) -> None:
         """It ran out of memory with what it had: more next time, at least what it was seen to hold, at most all that
         its devices have."""
-        self._state.epoch += 1
+        self._state.remeasured()
         model = instance.model
         raised: dict[str, int] = {}
         for name, need in instance.reserved.items():

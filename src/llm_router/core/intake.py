@@ -132,7 +132,7 @@ class Intake:
         instance.ready_at = instance.last_used_at = event.at
         model = instance.model
         model.failure = None
-        model.ran_out = False
+        self._state.forget_shortage(model)
         instance.promised_until = self._state.last_order
         if not instance.is_adopted:
             took_s = event.at - instance.since
@@ -148,7 +148,7 @@ class Intake:
         instance = self._state.live.pop(event.instance, None)
         if instance is None:
             return
-        self._state.epoch += 1
+        self._state.moved(instance.model)
         model, was = instance.model, instance.lifecycle
         instance.lifecycle = Lifecycle.GONE
         self._acts.cancel_timers(instance)
@@ -176,7 +176,7 @@ class Intake:
     def _note_failure(self, model: ModelState, error: str, at: float) -> None:
         self._acts.note(model.name, Action.FAILED, error)
         model.failed_loads += 1
-        model.ran_out = False
+        self._state.forget_shortage(model)
         pause_s = backoff_s(model.failed_loads, self._policy)
         model.failure = Failure(error, at + pause_s)
         model.load_wish = None
@@ -204,7 +204,7 @@ class Intake:
             self._state.changes += 1
         if model.instance is not None:
             model.instance.unload_wanted = model.instance.is_outdated
-            self._state.epoch += 1
+            self._state.moved(model)
 
     def _note_unload(self, event: UnloadRequested) -> None:
         model = self._state.models.get(event.model)
@@ -214,7 +214,7 @@ class Intake:
         self._state.changes += 1
         if model.instance is not None:
             model.instance.unload_wanted = True
-            self._state.epoch += 1
+            self._state.moved(model)
 
     def _note_timer(self, event: TimerFired) -> None:
         self._state.changes += 1

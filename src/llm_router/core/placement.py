@@ -116,9 +116,10 @@ def _fit_on(device: Device, tenants: Sequence[Instance]) -> bool:
 
 
 def why_never(model: ModelState, state: State) -> Verdict | None:
-    """Why no eviction could make room for the model; None: it can be placed. Found out once in each epoch."""
-    if model.verdict[0] != state.epoch:
-        model.verdict = state.epoch, _judge(model, state)
+    """Why no eviction could make room for the model; None: it can be placed. Found out once for each state of the
+    devices and the pinned ones."""
+    if model.verdict[0] != state.rooms:
+        model.verdict = state.rooms, _judge(model, state)
     return model.verdict[1]
 
 

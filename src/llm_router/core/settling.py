@@ -91,6 +91,7 @@ class Settling:
         model.load_wish = None
         for request in list(model.queue):
             self._acts.reject_waiting(model, request, Refusal.NO_ROOM, verdict.detail)
+        self._state.forget_shortage(model)
 
     def _watch_room(self) -> None:
         """Nobody is short of memory who isn't in need any more."""

@@ -87,7 +87,7 @@ class ModelState:
     `ran_out`: its last start failed for want of memory, so that the next one is given more room.
     `short_since`: since when other programs have held the memory it needs. `uses`: requests granted since `rate` was
     last brought up to date. `obstacle`: what it was last said to wait for. `names`: the
-    devices that it may use. `verdict`: why no room can be made for it, and the epoch in which that was found out.
+    devices that it may use. `verdict`: why no room can be made for it, and when (`State.rooms`) that was found out.
     """
 
     spec: ModelSpec
@@ -246,8 +246,9 @@ class State:
     `hot`: instances by model whose grants and closes change nothing else. `evicted`: models that left to make room, and
     the model that it was for, until that one has used it. `room_timer`: when to look at `short_since` again.
     `epoch` counts what changes who may be where: instances, their reservations, devices, models; `fits_since` is the
-    one in which all residents were found to fit. `changes` counts what else a plan depends on: who is in need, who is
-    idle, who drains, what time it is. While both stand still, the last plan still holds.
+    one in which all residents were found to fit. `rooms` counts only what no eviction could change. `changes` counts
+    what else a plan depends on: who is in need, who is idle, who drains, what time it is. While `epoch` and `changes`
+    stand still, the last plan still holds.
     """
 
     def __init__(self, specs: Iterable[ModelSpec], policy: PolicySpec) -> None:
@@ -261,7 +262,7 @@ class State:
         self.hot: dict[str, Instance] = {}
         self.evicted: dict[str, ModelState] = {}
         self.room_timer: float | None = None
-        self.epoch = self.changes = 0
+        self.epoch = self.changes = self.rooms = 0
         self.fits_since = -1
         self.shutting_down = False
         self._last_instance = 0
@@ -275,6 +276,23 @@ class State:
     def names_for(self, spec: ModelSpec) -> frozenset[str]:
         """The devices that a model may use, by name. Those it names itself may not exist."""
         return frozenset(devices_for(spec, self.devices)) if spec.footprint_mib != 0 else frozenset()
+
+    def moved(self, model: ModelState) -> None:
+        """An instance of it came, went, or was told to go or stay."""
+        self.epoch += 1
+        if model.spec.pinned:
+            self.rooms += 1
+
+    def remeasured(self) -> None:
+        """Memory, devices or models aren't what they were."""
+        self.epoch += 1
+        self.rooms += 1
+
+    def forget_shortage(self, model: ModelState) -> None:
+        """It isn't given more room than others any longer."""
+        if model.ran_out:
+            model.ran_out = False
+            self.remeasured()
 
     def next_order(self) -> int:
         self._last_order += 1
@@ -332,7 +350,7 @@ class State:
             launch_key=spec.launch_key,
         )
         self.live[id] = instance
-        self.epoch += 1
+        self.moved(model)
         if model.instance is None:
             model.instance = instance
         return instance
