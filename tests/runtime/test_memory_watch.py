@@ -259,6 +259,15 @@ async def test_a_start_that_gets_no_room_names_who_holds_it(cards: Bench, monkey
     assert f"(pid {FOREIGN} holds 11000 MiB)" in raised.value.message
 
 
+async def test_companions_may_have_reserved_more_than_there_is(cards: Bench) -> None:
+    await cards.begin(1, _0=20000)
+    cards.reader["0"].held_mib = {10: 18000}
+    await cards.watch.room(2, "m", ("0",), {"0": 20000})
+    cards.watch.ready(1)
+    await cards.watch.look()
+    await cards.watch.room(3, "m", ("0",), {"0": 20000})
+
+
 async def test_who_has_a_device_alone_waits_only_for_the_dead(cards: Bench) -> None:
     await cards.begin(1)
     cards.reader["0"].held_mib = {10: 9000, FOREIGN: 100}

@@ -12,7 +12,7 @@ import logging
 import math
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -20,7 +20,7 @@ from llm_router.core.events import DeviceMeasured, Event, MemoryMeasured
 from llm_router.errors import LaunchError
 from llm_router.hardware.base import DeviceReading, Reader
 from llm_router.history.base import History
-from llm_router.runtime.look import Family, Readings, Seen, Subject, family, is_alive, look
+from llm_router.runtime.look import Family, Readings, Seen, Subject, Watched, family, is_alive, look
 from llm_router.runtime.shortage import shortage
 
 _log = logging.getLogger(__name__)
@@ -45,24 +45,6 @@ class DeviceView:
     held_mib: int
     available_mib: int | None
     is_there: bool
-
-
-@dataclass(slots=True, kw_only=True)
-class _Watched:
-    """One instance. `held_mib`, `peak_mib`: by device, only where something was seen. `marked_mib`: host and devices
-    together when it last grew."""
-
-    pid: int
-    devices: tuple[str, ...]
-    reserved_mib: Mapping[str, int]
-    pids: frozenset[int] = frozenset()
-    held_mib: dict[str, int] = field(default_factory=dict)
-    peak_mib: dict[str, int] = field(default_factory=dict)
-    told_mib: dict[str, int] = field(default_factory=dict)
-    told_as_ready: bool = False
-    marked_mib: int = 0
-    grew_at: float = -math.inf
-    ready_at: float | None = None
 
 
 class MemoryWatch:
@@ -98,7 +80,7 @@ class MemoryWatch:
         self._now = asyncio.get_running_loop().time
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="memory")
         self._wake = asyncio.Event()
-        self._watched: dict[int, _Watched] = {}
+        self._watched: dict[int, Watched] = {}
         self._reserved: dict[int, Mapping[str, int]] = {}
         self._former: frozenset[int] = frozenset()
         self._readings: Readings = {}
@@ -125,28 +107,38 @@ class MemoryWatch:
         """
         self._reserved[instance] = reserved_mib
         deadline = self._now() + _ROOM_S
-        wanted = {device: reserved_mib.get(device) for device in devices}
-        while lack := self._lack(await self._run(self._reader.read), wanted):
+        while lack := self._lack(await self._run(self._reader.read), devices, reserved_mib):
             if self._now() >= deadline:
                 raise LaunchError(f"cannot load {model}: {lack}")
             await asyncio.sleep(_POLL_S)
 
-    def _lack(self, readings: Readings, wanted: Mapping[str, int | None]) -> str | None:
+    def _lack(self, readings: Readings, devices: tuple[str, ...], reserved_mib: Mapping[str, int]) -> str | None:
         return shortage(
             readings,
-            reserved_mib=wanted,
+            reserved_mib={device: self._due_mib(device, readings, reserved_mib.get(device)) for device in devices},
             known=self._known.keys(),
             former=self._former,
             living=self._living(),
             is_alive=self._is_alive,
         )
 
+    def _due_mib(self, device: str, readings: Readings, reserved_mib: int | None) -> int | None:
+        """What must be free of a device. Companions may have reserved more of it together than there is: then no more
+        than what the others leave."""
+        if reserved_mib is None or device not in readings:
+            return reserved_mib
+        others = sum(
+            (watched.told_mib if watched.told_as_ready else watched.reserved_mib).get(device, 0)
+            for watched in self._watched.values()
+        )
+        return min(reserved_mib, max(0, readings[device].total_mib - others))
+
     def _living(self) -> frozenset[int]:
         return frozenset().union(*(watched.pids for watched in self._watched.values()))
 
     def began(self, instance: int, pid: int, devices: tuple[str, ...]) -> None:
         self._former -= {pid}
-        self._watched[instance] = _Watched(
+        self._watched[instance] = Watched(
             pid=pid,
             devices=devices,
             reserved_mib=self._reserved.pop(instance, {}),
@@ -240,7 +232,7 @@ class MemoryWatch:
         for device in sorted(self._devices & self._known.keys()):
             self._tell_device(device, seen.readings.get(device))
 
-    def _take_in(self, watched: _Watched, seen: Seen, instance: int) -> None:
+    def _take_in(self, watched: Watched, seen: Seen, instance: int) -> None:
         watched.pids = seen.pids[instance] or watched.pids  # the last ones known, for when it has ended
         watched.held_mib = dict(seen.held_mib[instance])
         for device, mib in watched.held_mib.items():
@@ -250,7 +242,7 @@ class MemoryWatch:
             watched.grew_at = self._now() if moved > watched.marked_mib else watched.grew_at
             watched.marked_mib = moved
 
-    def _tell_instance(self, watched: _Watched, at: float, instance: int) -> None:
+    def _tell_instance(self, watched: Watched, at: float, instance: int) -> None:
         """1. Once it is ready its peak counts, from a look that began afterwards, and each time it has grown.
         2. Before, it is still growing and says nothing yet, unless it has outgrown what was reserved for it."""
         is_ready = watched.ready_at is not None and at >= watched.ready_at
@@ -269,7 +261,7 @@ class MemoryWatch:
         if used_mib:
             self._post(MemoryMeasured(at=self._now(), instance=instance, used_mib=used_mib))
 
-    def _learn(self, instance: int, watched: _Watched) -> None:
+    def _learn(self, instance: int, watched: Watched) -> None:
         load = self._load_of(instance)
         if watched.peak_mib and load is not None:
             self._history.note_peak(*load, dict(watched.peak_mib))
