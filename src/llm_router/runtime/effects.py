@@ -12,18 +12,16 @@ import time
 from collections.abc import Callable, Coroutine
 
 from llm_router.backends.base import StopPlan
-from llm_router.backends.signals import is_out_of_memory
 from llm_router.core.commands import StartInstance
 from llm_router.core.events import Event, InstanceAdopted, InstanceGone, InstanceReady
 from llm_router.errors import LlmRouterError
 from llm_router.history.base import History, LoadRecord
-from llm_router.launchers import procfs
 from llm_router.launchers.base import Launcher, RunningProcess
-from llm_router.launchers.masking import Mask, secrets_of
 from llm_router.launchers.ports import Ports
 from llm_router.launchers.waiting import exit_in_words, words_of
 from llm_router.relay.client import Pool
 from llm_router.relay.lease import Upstream
+from llm_router.runtime.endings import lacked_memory, told
 from llm_router.runtime.hosts import AT_ONCE, Hosts
 from llm_router.runtime.instances import DeviceSize, Instance, Launches, RecentLoads, Unwatched, Watch, upstream_for
 from llm_router.runtime.tasks import Tasks
@@ -123,7 +121,7 @@ class Effects:
                 took_s=self._now() - record.since,
                 warm=bool(record.warm),
                 peak_mib=self._watch.peak_mib(record.id),
-                error=None if error is None else _masked(record, error),
+                error=None if error is None else told(record, error),
             )
         )
 
@@ -194,12 +192,10 @@ class Effects:
         if self.instances.pop(record.id, None) is None:
             return
         if error is not None:
-            error = _masked(record, error)
-            if _was_ended_by_the_kernel(record):
-                error += " (the machine ran out of memory, and the kernel ended it)"
+            error = told(record, error)
             _log.warning("%s", error)
         self._post(
-            InstanceGone(at=self._now(), instance=record.id, error=error, out_of_memory=_lacked_memory(record, error))
+            InstanceGone(at=self._now(), instance=record.id, error=error, out_of_memory=lacked_memory(record, error))
         )
 
     # -- check
@@ -279,27 +275,3 @@ class Effects:
         except Exception as error:  # noqa: BLE001
             _log.exception("cannot use %s", record.model)
             await self._bury(record, f"cannot use {record.model}: {error!r}; the router's log tells more")
-
-
-def _masked(record: Instance, error: str) -> str:
-    """A server may say anything in its answers too."""
-    return error if record.spec is None else Mask(secrets_of(record.spec))(error)
-
-
-def _lacked_memory(record: Instance, error: str | None) -> bool:
-    """By the kernel's word, or the engine's. A server that outlives its models has the troubles of all of them in its
-    log, so there the error must tell."""
-    if error is None:
-        return False
-    if _was_ended_by_the_kernel(record):
-        return True
-    outlives = record.spec is not None and record.spec.load is not None
-    lines = [] if record.process is None or outlives else record.process.output.tail()
-    return is_out_of_memory("\n".join((*lines, error)))
-
-
-def _was_ended_by_the_kernel(record: Instance) -> bool:
-    """Only of a load that is believed: in its minutes hardly anything else is ended so."""
-    if record.process is None or not record.process.exited.done() or record.ready_at is not None:
-        return False
-    return record.oom_kills is not None and (procfs.oom_kills() or 0) > record.oom_kills
