@@ -151,7 +151,7 @@ def sglang(cache: Cache) -> Prepared:
         version=f"sglang {_version(python, 'sglang')}",
         model=model,
         backends={"sglang": {"binary": str(python)}},
-        traits={"percent": True, "key": KEY, "load_s": 300.0, "stop_s": 35.0},
+        traits={"why_no_percent": _TOO_SMALL, "key": KEY, "load_s": 300.0, "stop_s": 35.0},
     )
 
 
@@ -206,11 +206,12 @@ ENGINES: Mapping[str, Prepare] = {
 }
 
 _CPU = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+_TOO_SMALL = "so small a model is loaded before anyone asks"
 _LLAMACPP_TRAITS: dict[str, Any] = {
     "refused": {"messages": [{"role": "user"}]},
     "endless": {"ignore_eos": True, "max_tokens": 8000},
     "context_length": 8192,
-    "why_no_percent": "so small a model is loaded before anyone asks",
+    "why_no_percent": _TOO_SMALL,
 }
 
 
