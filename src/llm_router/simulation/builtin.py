@@ -16,12 +16,9 @@ from llm_router.simulation.trace import Call, Profile, Trace
 _GIB = 1024
 _HOUR_S = 3600.0
 
-PLANNER = Profile(
-    load_s=12, prompt_tokens_s=900, output_tokens_s=33, concurrency=2, footprint_mib=19 * _GIB
-)  # a dense 32B at 4 bits
-CODER = Profile(
-    load_s=10, prompt_tokens_s=2500, output_tokens_s=120, concurrency=2, footprint_mib=18 * _GIB
-)  # a 30B mixture of experts
+# Four requests at a time, but two for the largest.
+PLANNER = Profile(load_s=12, prompt_tokens_s=900, output_tokens_s=33, footprint_mib=19 * _GIB)  # a dense 32B at 4 bits
+CODER = Profile(load_s=10, prompt_tokens_s=2500, output_tokens_s=120, footprint_mib=18 * _GIB)  # a 30B of experts
 WRITER = Profile(load_s=8, prompt_tokens_s=1500, output_tokens_s=45, footprint_mib=14 * _GIB)  # a 24B
 VISION = Profile(load_s=6, prompt_tokens_s=2200, output_tokens_s=60, footprint_mib=10 * _GIB)  # a 12B
 CHAT = Profile(load_s=4, prompt_tokens_s=3500, output_tokens_s=90, footprint_mib=6 * _GIB)  # an 8B
@@ -30,13 +27,15 @@ EMBEDDER = Profile(load_s=2, prompt_tokens_s=8000, concurrency=8, footprint_mib=
 
 
 def agent_ping_pong(seed: int = 0, agents: int = 8) -> Trace:
-    """Coding agents on one card: each asks a planner, then a coder, then the planner … sixty times over, and runs its
-    tools in between. What was said before is in the servers' prompt caches, so prompts are short."""
+    """Eight coding agents on one card: each asks a planner, then a coder once to three times, then the planner again …
+    sixty times over, and runs its tools in between, 3 seconds on average. What was said before is in the servers'
+    prompt caches, so prompts are short: 1500 tokens in the median, answered with 250 and 300. Loads take 12 and 10
+    seconds."""
     chance = random.Random(f"{seed}/agent-ping-pong")  # noqa: S311
     calls = [
         call
         for agent in range(agents)
-        for call in _agent(f"agent-{agent}", chance, rounds=60, steps=(1, 1), prompt=1500, starts_at=agent * 5.0)
+        for call in _agent(f"agent-{agent}", chance, rounds=60, steps=(1, 3), prompt=1500, starts_at=agent * 5.0)
     ]
     return Trace(
         name="agent-ping-pong",
@@ -48,7 +47,8 @@ def agent_ping_pong(seed: int = 0, agents: int = 8) -> Trace:
 
 
 def poisson(seed: int = 0) -> Trace:
-    """Requests at random, a few models asked for most of the time: one every 20 seconds, popularity 1, 1/2, 1/3 …"""
+    """Requests at random, one every 20 seconds, for five models of 6 to 19 GiB whose popularity is 1, 1/2, 1/3 …;
+    prompts of 1200 tokens in the median, answers of 250; loads of 4 to 12 seconds. Some pairs fit together."""
     chance = random.Random(f"{seed}/poisson")  # noqa: S311
     models = {"chat": CHAT, "writer": WRITER, "coder": CODER, "vision": VISION, "planner": PLANNER}
     weights = [1 / rank for rank in range(1, len(models) + 1)]
@@ -67,8 +67,11 @@ def poisson(seed: int = 0) -> Trace:
 
 
 def lab_day(seed: int = 0) -> Trace:
-    """Eight hours, two cards: people in sessions, most of them before and after lunch; two agents; documents that are
-    embedded in bursts; a batch job at noon."""
+    """Eight hours, two cards. Twelve people, each with six sessions around the second and the sixth hour, of 2 to 12
+    turns with one model, a favourite two times of three, reading and typing for 40 seconds in the median. Two agents
+    for a while, with a coder once to four times for each plan and prompts of 6000 tokens. Documents embedded in bursts
+    beside everything else. A batch of a hundred background requests for the small chat model at noon. One of the
+    models needs both cards."""
     chance = random.Random(f"{seed}/lab-day")  # noqa: S311
     calls = [call for user in range(12) for call in _user(f"user-{user}", chance)]
     for agent, starts_at in enumerate((1.5 * _HOUR_S, 5.0 * _HOUR_S)):
