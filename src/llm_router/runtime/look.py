@@ -41,8 +41,8 @@ class Seen:
 
 @dataclass(slots=True, kw_only=True)
 class Watched:
-    """An instance as it was seen so far. `reserved_mib`: what was kept for it at its start; `held_mib`, `peak_mib`: what
-    it holds and held at most; `told_mib`: what of that the scheduler knows. All by device, only where something was
+    """An instance as it was seen so far. `reserved_mib`: what was kept for it at its start; `held_mib`, `peak_mib`:
+    what it holds and held at most; `told_mib`: what of that the scheduler knows. All by device, where something was
     seen. `marked_mib`: host and devices together when it last grew."""
 
     pid: int
