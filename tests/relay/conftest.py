@@ -70,7 +70,15 @@ def limit() -> int:
 
 
 @pytest.fixture
-async def bench(sink: str, patience_s: float, limit: int, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
+def keep_alive_s() -> float:
+    """How long a quiet client's connection is kept."""
+    return 5.0
+
+
+@pytest.fixture
+async def bench(
+    sink: str, patience_s: float, limit: int, keep_alive_s: float, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Bench]:
     monkeypatch.setattr(client, "_SWEEP_S", patience_s / 10)
     dispatcher, upstream, tasks = FakeDispatcher(), FakeUpstream(), Tasks()
     backend = await asyncio.start_server(upstream.serve, "127.0.0.1", 0)
@@ -96,6 +104,7 @@ async def bench(sink: str, patience_s: float, limit: int, monkeypatch: pytest.Mo
         lifespan="off",
         log_config=None,
         timeout_graceful_shutdown=1,
+        timeout_keep_alive=keep_alive_s,  # type: ignore[arg-type]
     )
     server = _Server(config)
     listener = config.bind_socket()

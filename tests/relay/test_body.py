@@ -131,8 +131,9 @@ def test_a_body_that_cant_be_used_says_what_is_wrong(bad: bytes, param: str | No
     assert len(caught.value.message) < 300
 
 
-def test_two_models_are_found_around_long_messages_too() -> None:
-    messages = json.dumps([{"role": "user", "content": LONG + '"model" "stream"'}])
+@pytest.mark.parametrize("times", [1, 3])
+def test_two_models_are_found_around_long_messages_too(times: int) -> None:
+    messages = json.dumps([{"role": "user", "content": LONG * times + '"model" "stream"'}])
     with pytest.raises(InvalidRequest, match="twice"):
         read(f'{{"model":"a","messages":{messages},"model":"b"}}'.encode())
     assert read(f'{{"model":"a","messages":{messages},"stream":true}}'.encode()).stream

@@ -21,6 +21,7 @@ from llm_router.relay.request import Target
 
 # Ready-made, because formatting one costs as much as everything else that is done for a token here.
 _LEARN_MAX = 8  # heads that are different each time aren't worth remembering
+_TIMERS_GRAIN_S = 0.002
 _USUAL = 2048
 _CHUNK_HEADS = [b"%x\r\n" % size for size in range(_USUAL)]
 
@@ -99,7 +100,7 @@ class ProtocolSink:
         del self.exchange  # it knows us: a cycle that only the collector would find, once for each request
         if not self.keep_alive:
             self._protocol.transport.close()
-        self._protocol.on_response_complete()
+        self._protocol.on_hot_complete()
 
     def abort(self) -> None:
         self.response_complete = True
@@ -127,6 +128,7 @@ class RelayProtocol(HttpToolsProtocol):
     _client: RequestHead  # its headers
     _known: _Known | None = None
     _learned = 0  # in vain, since one was seen again
+    _quiet_since = 0.0  # when the last hot reply was complete
     _begun = _heard = 0  # messages that began and ended in this piece
 
     # -- httptools' callbacks
@@ -136,7 +138,6 @@ class RelayProtocol(HttpToolsProtocol):
         if known is not None:
             body = known.head.body(data)
             if body is not None and len(body) <= self.limit and self._hot is not None and self._hot.response_complete:
-                self._unset_keepalive_if_required()
                 self._learned = 0
                 self._begin(known.target, known.client).exchange.start(body)
                 return
@@ -226,6 +227,25 @@ class RelayProtocol(HttpToolsProtocol):
             body = sink.body[0] if len(sink.body) == 1 else b"".join(sink.body)
             sink.body.clear()
             sink.exchange.start(body)
+
+    # -- keeping a connection
+
+    def on_hot_complete(self) -> None:
+        """uvicorn's `on_response_complete`, but a timer that is running goes on: a new one costs a lot."""
+        if self.pipeline or self.timeout_keep_alive_task is None:
+            self.on_response_complete()
+        else:
+            self.server_state.total_requests += 1
+        self._quiet_since = self.loop.time()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Closes the connection if it has been quiet all the time; else goes on for what is left of it."""
+        busy = self.cycle is not None and not self.cycle.response_complete
+        left_s = self.timeout_keep_alive - (0.0 if busy else self.loop.time() - self._quiet_since)
+        if left_s <= _TIMERS_GRAIN_S:
+            super().timeout_keep_alive_handler()
+        else:
+            self.timeout_keep_alive_task = self.loop.call_later(left_s, self.timeout_keep_alive_handler)
 
     # -- asyncio's callbacks
 
