@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import signal
 import sys
 import tempfile
 import time
@@ -46,6 +47,9 @@ class Result:
 
 def main() -> int:
     options = _parser().parse_args()
+    # Ctrl-C and TERM both end the router, and that its engine. A shell's background jobs begin with INT ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     console = Console(stderr=True)
     began = time.monotonic()
 
@@ -56,7 +60,11 @@ def main() -> int:
     say(f"engines are installed into {cache.folder}")
     chosen = {name: prepare for name, prepare in ENGINES.items() if _is_chosen(name, options.only)}
     points = {name: point for name, point in POINTS.items() if options.point in (None, name)}
-    results = [asyncio.run(_ask(name, prepare, points, cache, say)) for name, prepare in chosen.items()]
+    try:
+        results = [asyncio.run(_ask(name, prepare, points, cache, say)) for name, prepare in chosen.items()]
+    except KeyboardInterrupt:
+        say("interrupted; everything that was started has been ended")
+        return 130
     show(Console(width=None if sys.stdout.isatty() else 160), results)
     if options.json is not None:
         options.json.write_text(json.dumps([asdict(result) for result in results], indent=2) + "\n")

@@ -55,7 +55,7 @@ async def subject(prepared: Prepared, cache: Cache, folder: Path) -> AsyncIterat
     settings: dict[str, Any] = {
         "memory": "exclusive",
         "patience": "0s",
-        "drain_timeout": "0.2s",
+        "drain_timeout": "1s",
         "model_load_timeout": "400s",
     }
     models = {NAME: prepared.model, "other": other}
@@ -187,7 +187,7 @@ def tabbyapi(cache: Cache) -> Prepared:
         traits={
             # More than its context: what is too much to generate it cuts by itself.
             "refused": {"messages": [{"role": "user", "content": "word " * 9000}]},
-            "endless": {"min_tokens": 900, "max_tokens": 900},
+            "endless": {"min_tokens": 2000, "max_tokens": 2000},
             "percent": True,
             "context_length": context,
             "keeps_server": True,
