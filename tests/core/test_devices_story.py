@@ -262,6 +262,17 @@ class TestResidency:
         story.run_for(1)
         assert story.state_of("a") == "draining"
 
+    def test_promises_keep_a_model_no_longer_than_open_requests_would(self) -> None:
+        story = Story(model("a", concurrency=1), model("b"), policy=PolicySpec(patience_s=10, drain_timeout_s=60))
+        promised = [story.ask("a", takes=30) for _ in range(9)]
+        other = story.ask("b")
+        story.run_for(LOAD_S + 10 + 60 - 1)
+        assert story.state_of("a") == "ready"
+        story.run_for(1)
+        assert story.state_of("a") == "draining"
+        story.run()
+        assert story.granted_at[promised[0]] < story.granted_at[other] < story.granted_at[promised[-1]]
+
 
 class TestClasses:
     @pytest.mark.parametrize("first", [RequestClass.BACKGROUND, RequestClass.NORMAL])

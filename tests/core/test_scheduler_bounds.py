@@ -148,6 +148,7 @@ def test_the_bound_is_the_sum_that_its_docstring_promises() -> None:
 def test_a_higher_priority_cannot_starve_a_lower_one(priority: int) -> None:
     policy = PolicySpec(patience_s=5, patience_per_load=0, drain_timeout_s=10)
     story = Story(model("vip", priority=priority), model("vip-too", priority=priority), model("poor"), policy=policy)
+    keep_asking(story, ["vip", "vip-too"], [2.0], [30.0], 30)
     asked_at, request = story.now, story.ask("poor", takes=1)
     bound_s = wait_bound_s(policy, own_load_s=LOAD_S, rival_loads_s=[LOAD_S] * 2, stop_s=STOP_S, limited=False)
     keep_asking(story, ["vip", "vip-too"], [2.0], [30.0], bound_s)
