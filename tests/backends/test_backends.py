@@ -86,9 +86,14 @@ class TestEveryBackend:
     def test_claims_nothing_for_what_runs_elsewhere(self, backend: Backend) -> None:
         assert backend.claim(LaunchRequest(model="m", port=0, url="http://gpu:9000", device_mib=24576)) is None
 
-    def test_says_what_to_write_instead_of_a_service(self, backend: Backend) -> None:
-        with pytest.raises(LaunchError, match=r'cannot start m: .* use "script" or "command"'):
-            backend.launch(LaunchRequest(model="m", port=7, service="m.service"), "")
+    def test_a_service_is_started_as_it_is(self, backend: Backend) -> None:
+        spec = backend.launch(LaunchRequest(model="m", port=7, service="m.service"), "")
+        assert (spec.service, spec.argv, spec.address.port) == ("m.service", (), 7)
+
+    def test_a_service_with_a_script_runs_that(self, backend: Backend) -> None:
+        spec = backend.launch(LaunchRequest(model="m", port=7, service="m", script="/s.sh", env={"A": "1"}), "")
+        assert (spec.service, spec.argv) == ("m", ("/s.sh",))
+        assert {"PORT": "7", "MODEL": "m", "A": "1"}.items() <= spec.env.items()
 
 
 def test_a_path_is_refused_where_no_command_is_known() -> None:

@@ -14,7 +14,8 @@ from typing import Protocol
 class LaunchRequest:
     """One model as configured, resolved for one start. `port`: the loopback port chosen for this start (0 with `url`).
 
-    Exactly one of `path`, `command`, `script`, `service`, `url` is set.
+    Exactly one of `path`, `command`, `script`, `service`, `url` is set, but for `script` with `service`: the unit then
+    runs that script.
     `urls`: endpoints that are equal to each other, `url` the first of them; empty: only `url`, if that.
     `binary`: the server's executable, from the backend's configuration; None: the backend's own default.
     `directory`: the folder the server runs in; None: the router's own.
@@ -177,6 +178,8 @@ class Load:
 class LaunchSpec:
     """All that is needed to run one instance. `argv` empty: nothing to start (a remote endpoint).
 
+    `service`: a systemd unit to be started instead of a process; `argv` is then the script that it runs, or empty where
+    its own file says what it runs. None: a process of ours.
     `alternatives`: equal endpoints, tried in order when the first doesn't answer.
     `directory`: where it runs; None: the router's own folder.
     `load`: for servers that run without a model and are given one; None: it has its model from the start.
@@ -189,6 +192,7 @@ class LaunchSpec:
 
     argv: tuple[str, ...]
     address: Address
+    service: str | None = None
     alternatives: tuple[Address, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     directory: str | None = None

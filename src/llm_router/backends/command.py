@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from urllib.parse import urlsplit
 
@@ -67,17 +67,16 @@ def server_name(request: LaunchRequest) -> str:
 
 
 def plain_launch(request: LaunchRequest, habits: Habits, *, served_name: str | None) -> LaunchSpec:
-    """Start by `url`, `command` or `script`. Raises: LaunchError for what can't be started that way."""
+    """Start by `url`, `command`, `script` or `service`. Raises: LaunchError for what can't be started that way."""
     if request.url is not None:
         return _remote(request, request.url, habits, served_name)
     if request.command is not None:
         return started(request, (*request.command, *request.args), habits, served_name=served_name)
+    if request.service is not None:
+        argv = () if request.script is None else (request.script,)
+        return replace(started(request, argv, habits, served_name=served_name), service=request.service)
     if request.script is not None:
         return started(request, (request.script, *request.args), habits, served_name=served_name)
-    if request.service is not None:
-        raise LaunchError(
-            f'cannot start {request.model}: systemd units are not supported yet; use "script" or "command"'
-        )
     raise LaunchError(
         f'cannot start {request.model}: its backend has no command line for a "path"; use "command", "script" or "url"'
     )

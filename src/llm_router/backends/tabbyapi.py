@@ -53,7 +53,8 @@ class TabbyAPI:
                 f'cannot use {request.model}: TabbyAPI calls "{request.model_name}" by its last folder alone, which '
                 "another model there may have too; give that folder a name of its own, right below the model folder"
             )
-        template = (*(request.command or ()), *((request.script,) if request.script else ()), *request.args)
+        started_by = (request.script, request.service)
+        template = (*(request.command or ()), *(text for text in started_by if text), *request.args)
         named = tuple(item.replace("${MODEL}", request.model_name) for item in template)
         return self._with_load(request, spec, request.model_name, named)
 
