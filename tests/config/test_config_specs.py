@@ -24,7 +24,7 @@ def made(models: dict[str, Any], devices: Devices | None = None, **keys: Any) ->
 
 
 def model(**keys: Any) -> dict[str, Any]:
-    start = {} if {"script", "url", "command"} & keys.keys() else {"command": ["/bin/sh"]}
+    start = {} if {"script", "url", "command", "service"} & keys.keys() else {"command": ["/bin/sh"]}
     return {"backend": "llamacpp", **start, **keys}
 
 
@@ -58,18 +58,29 @@ def test_a_server_that_holds_one_model_is_a_seat() -> None:
     urls = {
         "a": model(backend="tabbyapi", url="http://x:5000"),
         "b": model(backend="tabbyapi", url="http://x:5000/"),
-        "c": model(backend="tabbyapi"),
-        "d": model(backend="tabbyapi", port=5001),
-        "e": model(backend="vllm", url="http://x:5000"),
+        "c": model(backend="tabbyapi-exl2", url="http://y:5000"),
+        "d": model(backend="vllm", url="http://x:5000"),
     }
-    found = made(urls, backends={"tabbyapi": {"directory": "/opt/tabby/"}})
-    assert [found[name].seats for name in "abcde"] == [
-        {"tabbyapi http://x:5000"},
-        {"tabbyapi http://x:5000"},
-        {"tabbyapi /opt/tabby"},
-        {"port 5001"},
+    found = made(urls)
+    assert [found[name].seats for name in "abcd"] == [
+        {"server http://x:5000"},
+        {"server http://x:5000"},
+        {"server http://y:5000"},
         frozenset(),
     ]
+
+
+def test_servers_that_we_start_from_one_folder_may_run_side_by_side() -> None:
+    found = made(
+        {"a": model(backend="tabbyapi"), "b": model(backend="tabbyapi"), "c": model(backend="tabbyapi", port=5001)},
+        backends={"tabbyapi": {"directory": "/opt/tabby/"}},
+    )
+    assert [found[name].seats for name in "abc"] == [frozenset(), frozenset(), {"port 5001"}]
+
+
+def test_models_of_one_unit_take_turns_on_it() -> None:
+    units = {"a": model(service="llm.service"), "b": model(service="llm.service", script="/b.sh")}
+    assert [found.seats for found in made(units).values()] == [{"service llm.service"}] * 2
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,19 @@ def test_what_was_measured_goes_before_everything_else(asked: list[tuple[Path, b
     assert footprint_mib(model, None, CARDS, history) == 17000
 
 
+def test_what_was_measured_elsewhere_is_not_added(asked: list[tuple[Path, bool]]) -> None:
+    history = KeptHistory()
+    model = launch(path="m.gguf")
+    history.note_peak("m", model.key, {"0": 9000, "cpu": 800})
+    assert footprint_mib(model, None, CARDS, history) == 9000
+    assert footprint_mib(model, ("0",), CARDS, history) == 9000
+    assert footprint_mib(model, ("0", "cpu"), CARDS, history) == 9800
+    assert footprint_mib(model, ("cpu",), CARDS, history) == 800
+    assert footprint_mib(model, None, HOST, history) == 800
+    history.note_peak("m", model.key, {"cpu": 800})
+    assert footprint_mib(model, None, CARDS, history) == 500, "its files know better what it takes of a GPU"
+
+
 def test_a_server_that_claims_its_share_takes_it_of_each_device_it_is_told_to_use() -> None:
     model = launch(claims=True, path="m.gguf")
     assert footprint_mib(model, ("0", "1"), CARDS, KeptHistory()) == 36000

@@ -290,6 +290,24 @@ async def test_a_server_that_lives_on_without_its_model_keeps_nobody_waiting(car
     assert await cards.instance_news() == [(2, {"0": 8000})]
 
 
+async def test_what_such_a_server_holds_is_free_for_the_model_that_gets_it(cards: Bench) -> None:
+    await cards.begin(1)
+    cards.reader["0"].held_mib = {10: 400, FOREIGN: 600}
+    await cards.watch.look()
+    cards.watch.ended(1)
+    await cards.watch.room(2, "m", ("0",), {"0": 23400})
+
+
+async def test_what_one_that_has_ended_holds_is_not(cards: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_ROOM_S", 0.01)
+    await cards.begin(1)
+    cards.reader["0"].held_mib = {10: 400}
+    await cards.watch.look()
+    cards.dies(1)
+    with pytest.raises(LaunchError, match="it needs 23700 MiB of device 0, and 23600 MiB are free"):
+        await cards.watch.room(2, "m", ("0",), {"0": 23700})
+
+
 async def test_a_device_that_is_gone_has_no_room(cards: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "_ROOM_S", 0.01)
     await cards.watch.look()

@@ -8,7 +8,7 @@ import signal
 from collections.abc import AsyncIterator, Callable
 
 import pytest
-from scripted import Health, Launcher, launch, passed, remote
+from scripted import Backend, Health, Launcher, launch, passed, remote
 
 from llm_router.core.commands import CancelTimer, Command, SetTimer
 from llm_router.core.events import LoadRequested
@@ -83,6 +83,23 @@ async def runtime() -> AsyncIterator[Callable[..., Runtime]]:
 
 
 Make = Callable[..., Runtime]
+
+
+async def test_a_server_is_told_the_size_of_the_device_it_was_placed_on() -> None:
+    backend = Backend()
+    launcher = Launcher()
+    supervisor = Supervisor(
+        models={"m": ModelSpec(name="m", footprint_mib=9000)},
+        policy=PolicySpec(budgets={"0": 23000}),
+        launches={"m": launch(backend=backend)},
+        launcher=launcher,
+        response_timeout_s=5,
+        device_mib={"0": 24000}.get,
+    )
+    supervisor.load("m")
+    await launcher.next()
+    assert (backend.asked[-1].devices, backend.asked[-1].device_mib) == (("0",), 24000)
+    await supervisor.close()
 
 
 # -- a mistake of ours

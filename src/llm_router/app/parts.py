@@ -5,11 +5,15 @@ Counterpart: `config.specs`, which does the same for the scheduler.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+
+from pydantic import SecretStr
 
 from llm_router.api.catalog import Entry
 from llm_router.backends.base import Backend, LaunchRequest
-from llm_router.config import room
+from llm_router.backends.tabby_keys import FILE, Keys, read_keys
+from llm_router.config import files, room
 from llm_router.config import specs as scheduling
 from llm_router.config.schema import Config, ModelConfig
 from llm_router.core.specs import ModelSpec
@@ -20,6 +24,8 @@ from llm_router.relay.body import Parameters
 from llm_router.relay.request import Model
 from llm_router.runtime.footprints import footprint_mib
 from llm_router.runtime.instances import Launch
+
+_TABBY = ("tabbyapi", "tabbyapi-exl2")
 
 
 def specs(
@@ -53,11 +59,15 @@ def launches(config: Config, backends: dict[str, Backend]) -> dict[str, Launch]:
 
 def _request(config: Config, name: str, model: ModelConfig) -> LaunchRequest:
     backend = config.backend_config(model.backend)
-    key, admin_key = model.api_key or backend.api_key, model.admin_key or backend.admin_key
+    is_tabby = model.backend in _TABBY
+    keys = _keys_of(model.api_key or backend.api_key, model.admin_key or backend.admin_key)
+    if is_tabby and model.url is None and keys == Keys():  # a server elsewhere must not be sent what is in our folder
+        keys = read_keys(files.text_in(backend.directory, FILE))
     return LaunchRequest(
         model=name,
         port=0,
-        path=model.path,
+        # TabbyAPI calls a model by its folder's real name.
+        path=os.path.realpath(model.path) if is_tabby and model.path is not None else model.path,
         command=model.command,
         script=None if model.service is not None else model.script,
         service=model.service,
@@ -71,10 +81,17 @@ def _request(config: Config, name: str, model: ModelConfig) -> LaunchRequest:
         devices=model.devices,
         capabilities=config.capabilities_of(name),
         ready_path=model.ready_path,
-        api_key=None if key is None else key.get_secret_value(),
-        admin_key=None if admin_key is None else admin_key.get_secret_value(),
+        api_key=keys.api,
+        admin_key=keys.admin,
         directory=backend.directory,
         memory_mib=None if model.memory is None else -(-model.memory // (len(model.devices or ()) or 1)),
+    )
+
+
+def _keys_of(api: SecretStr | None, admin: SecretStr | None) -> Keys:
+    return Keys(
+        api=None if api is None else api.get_secret_value(),
+        admin=None if admin is None else admin.get_secret_value(),
     )
 
 

@@ -43,6 +43,14 @@ def _is_hub_id(text: str) -> bool:
     return _HUB_ID.fullmatch(text) is not None and not text.endswith(".gguf") and not text.startswith(".")
 
 
+def text_in(folder: str | None, name: str) -> str:
+    """What a file of a server's own folder says; empty where there is none that can be read."""
+    try:
+        return "" if folder is None else (Path(folder) / name).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
 def missing(config: Config) -> Iterator[Mistake]:
     """Files that the models need and that can't be used. None of it stops the other models."""
     for kind, backend in config.backends.items():

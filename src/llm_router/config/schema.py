@@ -67,7 +67,8 @@ class BackendConfig(_Section):
     directory: str | None = None
     """Folder the server runs in, such as TabbyAPI's own with its `config.yml`. Without it the router's."""
     api_key: SecretStr | None = None
-    """The server's own key, sent to it as `Authorization: Bearer`. Keep it out of the file with `${ENV_VAR}`."""
+    """The server's own key, sent to it as `Authorization: Bearer`. Keep it out of the file with `${ENV_VAR}`. Without
+    any key for a TabbyAPI, those in the `api_tokens.yml` of its `directory`."""
     admin_key: SecretStr | None = None
     """The server's key for loading and unloading, where it has one of its own, as TabbyAPI does."""
 
@@ -100,8 +101,8 @@ class ModelConfig(_Section):
     """One model: how it starts (exactly one of `path`, `command`, `script`, `service`, `url`) and how it is treated."""
 
     backend: str
-    """Kind of inference server: `llamacpp`, `sglang`, `tabbyapi`, `vllm`, or `openai` for anything else that speaks
-    OpenAI's API."""
+    """Kind of inference server: `llamacpp`, `sglang`, `tabbyapi` (`tabbyapi-exl2` for its branch with that engine),
+    `vllm`, or `openai` for anything else that speaks OpenAI's API."""
     path: str | None = None
     """A model file or folder (or a hub id where the server takes one). The router builds the command line, picks a free
     loopback port and supervises the process. Relative paths start at the configuration file's folder."""

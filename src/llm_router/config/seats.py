@@ -5,17 +5,18 @@ Counterpart: `room`, which says the same of memory.
 
 from __future__ import annotations
 
-import os
-
 from llm_router.config.schema import Config
 
 # Servers that hold one model and are given another: whoever shares such a server takes turns on it.
-_ONE_MODEL_SERVERS = ("tabbyapi",)
+_ONE_MODEL_SERVERS = ("tabbyapi", "tabbyapi-exl2")
 
 
 def seats(config: Config, name: str) -> frozenset[str]:
     """What only one loaded model can have at a time, of all that this model needs: a group whose models are never
-    together, a fixed port of this machine, a server that holds one model."""
+    together, a fixed port of this machine, a systemd unit, a server elsewhere that holds one model.
+
+    Servers that the router starts on free ports are no seat, even from one folder: two of them may hold two models.
+    """
     model = config.models[name]
     found = {
         f"group {group}"
@@ -25,11 +26,10 @@ def seats(config: Config, name: str) -> frozenset[str]:
     port = config.fixed_port(name)
     if model.url is None and port is not None:
         found.add(f"port {port}")
-    if model.backend in _ONE_MODEL_SERVERS:
-        directory = config.backend_config(model.backend).directory
-        server = model.url[0].rstrip("/") if model.url else None if port else directory and os.path.normpath(directory)
-        if server is not None:
-            found.add(f"{model.backend} {server}")
+    if model.service is not None:
+        found.add(f"service {model.service}")
+    if model.url and model.backend in _ONE_MODEL_SERVERS:
+        found.add(f"server {model.url[0].rstrip('/')}")
     return frozenset(found)
 
 

@@ -24,14 +24,21 @@ def footprint_mib(
     `places`: the devices it is told to use, None: one that suits.
     """
     request = launch.request
-    learned = history.footprint_mib(request.model, launch.key)
-    if learned:
-        return sum(learned.values())
     gpus = [name for name in devices if name != CPU and (places is None or name in places)]
+    learned = history.footprint_mib(request.model, launch.key) or {}
+    counted = [mib for name, mib in learned.items() if _is_meant(name, places, bool(gpus) or not devices)]
+    if counted:
+        return sum(counted)
     claimed = _claimed_mib(launch, [devices[name].total_mib for name in gpus], is_spread=places is not None)
     if claimed is not None or request.path is None:
         return claimed
     return estimate(Path(request.path), context_length=request.context_length, args=request.args, gpu=bool(gpus))
+
+
+def _is_meant(name: str, places: tuple[str, ...] | None, has_gpus: bool) -> bool:
+    """Whether what was measured on a device says something of this placement. What it held of the host is no part of
+    what it needs on GPUs: it was placed there in an earlier life of the machine, or told to use both."""
+    return (not has_gpus or CPU in (places or ())) if name == CPU else has_gpus
 
 
 def _claimed_mib(launch: Launch, sizes: list[int], *, is_spread: bool) -> int | None:

@@ -12,7 +12,7 @@ import logging
 import math
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -114,13 +114,22 @@ class MemoryWatch:
 
     def _lack(self, readings: Readings, devices: tuple[str, ...], reserved_mib: Mapping[str, int]) -> str | None:
         return shortage(
-            readings,
+            {name: self._with_spares(reading) for name, reading in readings.items()},
             reserved_mib={device: self._due_mib(device, readings, reserved_mib.get(device)) for device in devices},
             known=self._known.keys(),
             former=self._former,
             living=self._living(),
             is_alive=self._is_alive,
         )
+
+    def _with_spares(self, reading: DeviceReading) -> DeviceReading:
+        """What a process holds that lives on after its instance is free for the next one: it is taken over with it."""
+        spare_mib = sum(
+            mib
+            for pid, mib in reading.held_mib.items()
+            if pid in self._former and pid not in self._living() and self._is_alive(pid)
+        )
+        return replace(reading, free_mib=reading.free_mib + spare_mib) if spare_mib else reading
 
     def _due_mib(self, device: str, readings: Readings, reserved_mib: int | None) -> int | None:
         """What must be free of a device. Companions may have reserved more of it together than there is: then no more
