@@ -187,6 +187,26 @@ class TestOutOfMemory:
         assert story.rejections[request].refusal is Refusal.LOAD_FAILED
         assert story.rejections[request].detail == "CUDA out of memory"
 
+    @pytest.mark.parametrize("footprint_mib", [None, 24])
+    def test_who_had_the_whole_device_to_itself_can_have_no_more_and_is_not_tried_again(
+        self, footprint_mib: int | None
+    ) -> None:
+        story = Story(model("a", footprint_mib), policy=ONE)
+        story.out_of_memory_once.add("a")
+        request = story.ask("a")
+        story.run()
+        assert story.started == ["a"]
+        assert story.rejections[request].detail == "CUDA out of memory"
+
+    def test_who_had_company_when_it_started_is_tried_again_though_that_has_left_meanwhile(self) -> None:
+        story = Story(model("a", companions={"b"}), model("b"), policy=ONE)
+        resident(story, "b")
+        story.out_of_memory_once.add("a")
+        request = story.ask("a")
+        story.unload("b")
+        story.run()
+        assert story.started == ["a", "a"] and story.is_granted(request)
+
     def test_more_than_the_device_has_is_never_asked_for(self) -> None:
         story = Story(model("a", 22), policy=ONE)
         story.out_of_memory_once.add("a")

@@ -48,7 +48,9 @@ class Acts:
 
     def start(self, model: ModelState, placement: Reserved) -> None:
         self.note(model.name, Action.STARTED, self._where(placement))
+        had_company = any(self._state.tenants(name) for name in placement)
         instance = self._state.new_instance(model, placement, self._at)
+        instance.had_company = had_company
         known_mib = {name: need for name, need in placement.items() if need is not None}
         start = StartInstance(instance=instance.id, model=model.name, devices=tuple(placement), reserved_mib=known_mib)
         self.commands.append(start)

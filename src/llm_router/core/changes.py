@@ -53,20 +53,22 @@ class Changes:
         instance.reserved = {**dict.fromkeys(instance.reserved, 0), **measured_mib}
         self._learn(instance.model, measured_mib, "that is what it was seen to hold")
 
-    def raise_footprint(self, instance: Instance) -> None:
-        """It ran out of memory with what it had: more next time, at least what it was seen to hold, at most all that
-        its devices have."""
+    def reserve_more(self, instance: Instance) -> bool:
+        """It ran out of memory with what it had: its next start reserves more, at least what it was seen to hold, at
+        most all that its devices have. Whether that start could have more room at all: not if it had its devices whole
+        and to itself already."""
         self._state.remeasured()
-        model = instance.model
         raised: dict[str, int] = {}
         for name, need in instance.reserved.items():
             if need is None:
-                return
+                return instance.had_company
             more = max(int(need * _MORE_ROOM) + 1, instance.measured_mib.get(name, 0))
             budget_mib = self._state.devices[name].nominal_mib
             raised[name] = more if budget_mib is None else max(need, min(more, budget_mib))
-        if raised:
-            self._learn(model, raised, "it ran out of memory")
+        has_less = raised != instance.reserved
+        if has_less:
+            self._learn(instance.model, raised, "it ran out of memory")
+        return has_less or instance.had_company
 
     def _learn(self, model: ModelState, by_device_mib: dict[str, int], why: str) -> None:
         if model.footprint_mib == 0:

@@ -141,7 +141,8 @@ class Intake:
 
     def _note_gone(self, event: InstanceGone) -> None:
         """1. It was told to leave, or it was adopted and never answered: nothing to hold against the model.
-        2. It never became ready: a failed load; but the first one for want of memory is repeated with more room.
+        2. It never became ready: a failed load; but the first one for want of memory is repeated if it can have more
+           room than it had.
         3. It crashed: forgiven once, so that who waits starts it again; but crashing again soon without having served
            anything is as good as a failed load.
         """
@@ -159,12 +160,10 @@ class Intake:
         if was is Lifecycle.STOPPING or (was is Lifecycle.STARTING and instance.is_adopted):  # 1
             return
         if was is Lifecycle.STARTING:  # 2
-            if event.out_of_memory:
-                self._changes.raise_footprint(instance)
-                if not model.ran_out:
-                    self._acts.note(model.name, Action.FAILED, "it ran out of memory; once more, with more room")
-                    model.ran_out = True
-                    return
+            if event.out_of_memory and self._changes.reserve_more(instance) and not model.ran_out:
+                self._acts.note(model.name, Action.FAILED, "it ran out of memory; once more, with more room")
+                model.ran_out = True
+                return
             self._note_failure(model, event.error or f"{model.name} ended before it was ready", event.at)
             return
         self._acts.note(model.name, Action.FAILED, event.error or "it ended by itself")

@@ -147,7 +147,8 @@ class Instance:
 
     `reserved`: what is kept for it by device; None for a whole one. `measured_mib`: what it was seen to hold.
     `slots`: leases it may have open. `promised_until`: requests up to this order found it ready when they waited, so it
-    serves them before it leaves. `unload_wanted`: someone wants it gone; `is_outdated`: because the configuration
+    serves them before it leaves. `had_company`: somebody else was on one of its devices when it started; they may leave
+    meanwhile, but nobody joins before it is ready. `unload_wanted`: someone wants it gone; `is_outdated`: because the configuration
     changed. `drain_until`: it grants nothing more and leaves by then. `turn_ends_at`: someone wants its room, and from
     then on it grants only what it promised. `timers`: those pending, with their time.
     """
@@ -162,6 +163,7 @@ class Instance:
     launch_key: str = ""
     measured_mib: dict[str, int] = field(default_factory=dict)
     is_adopted: bool = False
+    had_company: bool = False
     lifecycle: Lifecycle = Lifecycle.STARTING
     leases: dict[int, None] = field(default_factory=dict)
     ready_at: float | None = None
