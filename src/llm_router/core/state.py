@@ -148,9 +148,9 @@ class Instance:
     `reserved`: what is kept for it by device; None for a whole one. `measured_mib`: what it was seen to hold.
     `slots`: leases it may have open. `promised_until`: requests up to this order found it ready when they waited, so it
     serves them before it leaves. `had_company`: somebody else was on one of its devices when it started; they may leave
-    meanwhile, but nobody joins before it is ready. `unload_wanted`: someone wants it gone; `is_outdated`: because the configuration
-    changed. `drain_until`: it grants nothing more and leaves by then. `turn_ends_at`: someone wants its room, and from
-    then on it grants only what it promised. `timers`: those pending, with their time.
+    meanwhile, but nobody joins before it is ready. `unload_wanted`: someone wants it gone; `is_outdated`: because the
+    configuration changed. `drain_until`: it grants nothing more and leaves by then. `turn_ends_at`: someone wants its
+    room, and from then on it grants only what it promised. `timers`: those pending, with their time.
     """
 
     id: int
