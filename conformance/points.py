@@ -131,6 +131,7 @@ async def a_whole_answer_has_usage_and_timings(subject: Subject) -> None:
     assert choice["message"]["content"] == subject.answer, choice
     assert choice["finish_reason"] == "stop", choice
     assert reply["usage"]["completion_tokens"] > 5, reply["usage"]
+    assert reply["usage"]["prompt_tokens"] > 0, reply["usage"]
     assert reply["timings"]["predicted_n"] == reply["usage"]["completion_tokens"], reply
 
 
@@ -199,6 +200,25 @@ async def answers_come_from_the_model_that_was_named(subject: Subject) -> None:
     for name, events in zip(names, answers, strict=True):
         assert events.error is None, events.error
         assert events.text == right[name], (name, events.text)
+
+
+@point
+async def its_context_is_read_back(subject: Subject) -> None:
+    if subject.context_length is None:
+        raise CannotRunError("this engine doesn't tell its context")
+    await subject.load()
+    async with subject.router.client() as client:
+
+        async def is_told() -> bool:  # a moment after it is ready, since nobody waits for that answer
+            told = (await client.get(f"/v1/models/{subject.model}")).json()
+            return subject.context_length in _values(told)
+
+        await until(is_told)
+
+
+def _values(told: Json) -> list[object]:
+    """Of one description of a model, wherever in it they are."""
+    return [inner for value in told.values() for inner in (_values(value) if isinstance(value, dict) else [value])]
 
 
 @point

@@ -28,7 +28,7 @@ def test_a_load_is_asked_for_with_the_admin_key() -> None:
     assert call.limit_s >= 3600  # as long as a load can take
 
 
-@pytest.mark.parametrize(("context", "cache"), [(8192, 8192), (8193, 8448), (1, 256)])
+@pytest.mark.parametrize(("context", "cache"), [(8192, 10240), (8193, 10496), (1, 2304)])
 def test_context_and_cache_are_both_sent(context: int, cache: int) -> None:
     body = json.loads(load(dataclasses.replace(REQUEST, context_length=context)).call.body)
     assert body == {"model_name": "Qwen", "max_seq_len": context, "cache_size": cache}

@@ -54,7 +54,7 @@ def test_a_readiness_path_of_the_user_counts_for_the_bare_server() -> None:
 def test_with_a_key_for_requests_alone_the_model_is_fixed() -> None:
     spec = launch(dataclasses.replace(FOLDER, api_key="k", context_length=10000))
     assert spec.load is None
-    name = ("--model-name", "Qwen3-32B-exl3", "--max-seq-len", "10000", "--cache-size", "10240")
+    name = ("--model-name", "Qwen3-32B-exl3", "--max-seq-len", "10000", "--cache-size", "12288")
     assert spec.argv == ("/opt/tabbyAPI/venv/bin/python", *EMPTY[:-2], *name)
     assert (spec.readiness.path, spec.readiness.headers) == ("/v1/model", (("Authorization", "Bearer k"),))
 

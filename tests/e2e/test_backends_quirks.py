@@ -26,7 +26,9 @@ async def whole(router: RouterProcess, model: str, **more: Any) -> httpx.Respons
 # -- TabbyAPI
 
 
-async def tabby(start: Start, folder: Path, *options: str, **settings: Any) -> RouterProcess:
+async def tabby(
+    start: Start, folder: Path, *options: str, one_more: dict[str, Any] | None = None, **settings: Any
+) -> RouterProcess:
     """One server for the models one, two and bad; the last fails to load. Beside it `other`, on another backend."""
     home = tabby_home(folder, "one", "two", "bad")
     (home / "models/bad/failure").write_text("Insufficient VRAM in split for model and cache")
@@ -36,6 +38,7 @@ async def tabby(start: Start, folder: Path, *options: str, **settings: Any) -> R
     models: dict[str, Any] = {
         name: {"backend": "tabbyapi", "path": str(home / "models" / name)} for name in ("one", "two", "bad")
     }
+    models["one"] |= one_more or {}
     defaults = {"patience": "0s", "drain_timeout": "0.2s"}
     return await start({**models, "other": OTHER}, backends={"tabbyapi": backend}, **{**defaults, **settings})
 
@@ -107,6 +110,14 @@ async def test_a_port_that_someone_else_has_is_told_rather_than_shared(start: St
     assert events.error is not None
     assert events.error["code"] == "model_load_failed"
     assert str(port) in events.error["message"]
+
+
+async def test_the_whole_of_a_small_context_can_be_used_on_tabbyapi(start: Start, tmp_path: Path) -> None:
+    """It wants room for a chunk of output beside the prompt, in a cache that is as large as it was told."""
+    router = await tabby(start, tmp_path, one_more={"context_length": 1024})
+    events = await router.chat("one")
+    assert events.error is None, events.error
+    assert events.text == numbers("one", COUNT)
 
 
 # -- vLLM

@@ -18,8 +18,9 @@ from llm_router.backends.command import bearer, device_variables
 _LOAD_S = 3600.0
 # Cancels running requests, then frees the memory.
 _UNLOAD_S = 60.0
-# A cache is made of pages of this many tokens.
+# A cache is made of pages of this many tokens, and holds what is generated in one go beside the prompt.
 _PAGE = 256
+_CHUNK = 2048
 _SHOWN = 500
 
 
@@ -50,11 +51,11 @@ def load(request: LaunchRequest, *, kind: str, model_name: str, template: tuple[
 
 
 def context(request: LaunchRequest) -> dict[str, int]:
-    """Both figures, because a cache that is smaller than the context cuts it. Without a context length the model's own
-    counts. A load by the API doesn't look at `config.yml`."""
+    """Both figures, because a cache as large as the context refuses prompts that come near to it. Without a context
+    length the model's own counts. A load by the API doesn't look at `config.yml`."""
     if request.context_length is None:
         return {}
-    return {"max_seq_len": request.context_length, "cache_size": -(-request.context_length // _PAGE) * _PAGE}
+    return {"max_seq_len": request.context_length, "cache_size": -(-(request.context_length + _CHUNK) // _PAGE) * _PAGE}
 
 
 def read_event(line: str) -> Signal | None:

@@ -43,6 +43,12 @@ class TabbyAPI:
         return None
 
     def launch(self, request: LaunchRequest, probe_output: str) -> LaunchSpec:
+        return replace(self._spec(request), wants_usage_asked=True)
+
+    def claim(self, request: LaunchRequest) -> float | None:
+        return None
+
+    def _spec(self, request: LaunchRequest) -> LaunchSpec:
         if request.path is not None:
             return self._from_path(request, PurePath(request.path))
         spec = plain_launch(_with_a_key(request), _HABITS, served_name=_folder(server_name(request)))
@@ -57,9 +63,6 @@ class TabbyAPI:
         template = (*(request.command or ()), *(text for text in started_by if text), *request.args)
         named = tuple(item.replace("${MODEL}", request.model_name) for item in template)
         return self._with_load(request, spec, request.model_name, named)
-
-    def claim(self, request: LaunchRequest) -> float | None:
-        return None
 
     def _from_path(self, request: LaunchRequest, path: PurePath) -> LaunchSpec:
         is_fixed = request.admin_key is None and request.api_key is not None
