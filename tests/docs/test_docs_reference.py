@@ -18,6 +18,7 @@ from llm_router import errors
 from llm_router.api.admin import Admin
 from llm_router.api.build import build
 from llm_router.api.errors import status_of
+from llm_router.api.ollama import Ollama
 from llm_router.cli.client import NotRunning
 from llm_router.engine import llamacpp
 from llm_router.relay.status_text import Mode
@@ -31,7 +32,9 @@ PACKAGE = pages.ROOT / "src" / "llm_router"
 
 def routes() -> set[str]:
     nobody = cast("Any", None)
-    app = build(nobody, nobody, Admin(nobody, nobody, None, lambda: 0.0), body_limit=1)
+    admin = Admin(nobody, nobody, None, lambda: 0.0)
+    ollama = Ollama(nobody, nobody, nobody, path_of=nobody, limit=1)
+    app = build(nobody, nobody, admin, ollama, body_limit=1)
     described = set()
     for route in flattened(app.routes):
         assert isinstance(route, Route), route

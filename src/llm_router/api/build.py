@@ -8,20 +8,25 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from llm_router import __version__
-from llm_router.api import openai
+from llm_router.api import anthropic, openai
 from llm_router.api.admin import Admin
 from llm_router.api.catalog import Catalog
 from llm_router.api.errors import render
+from llm_router.api.ollama import Ollama
+from llm_router.dialects import anthropic_reply, ollama_reply
+from llm_router.dialects.completion import Problem
 from llm_router.errors import LlmRouterError
 from llm_router.relay.exchange import Services
 
 
-def build(services: Services, catalog: Catalog, admin: Admin, *, body_limit: int) -> FastAPI:
+def build(services: Services, catalog: Catalog, admin: Admin, ollama: Ollama, *, body_limit: int) -> FastAPI:
     """`body_limit`: the largest request body taken, in bytes."""
     app = FastAPI(title="llm-router", version=__version__, redoc_url=None)
     app.include_router(openai.models(catalog))
     app.include_router(admin.routes())
     app.router.routes.extend(openai.inference(services, catalog, body_limit))
+    app.router.routes.extend(anthropic.routes(services, body_limit))
+    app.router.routes.extend(ollama.routes())
     app.add_exception_handler(LlmRouterError, _explain)
     app.add_exception_handler(HTTPException, _refuse)
 
@@ -39,16 +44,20 @@ def _explain(request: Request, error: Exception) -> Response:
 
 
 def _refuse(request: Request, error: Exception) -> Response:
-    """Unknown paths and methods, in OpenAI's error shape."""
+    """Unknown paths and methods, in the error shape of the dialect whose path it is, else in OpenAI's."""
     assert isinstance(error, HTTPException)
     path = request.url.path
     match error.status_code:
         case 404:
-            code, message = "not_found", f"cannot find {path}: the routes begin with /v1, /upstream, /health or /admin"
+            code, message = "not_found", f"cannot find {path}: routes begin with /v1, /api, /upstream, /health, /admin"
         case 405:
             allowed = (error.headers or {}).get("allow", "another method")
             code, message = "method_not_allowed", f"cannot {request.method} {path}: use {allowed}"
         case _:
             code, message = "invalid_request", f"cannot serve this request: {error.detail}"
+    for start, shape in (("/v1/messages", anthropic_reply.error), ("/api/", ollama_reply.error)):
+        if path.startswith(start):
+            said = shape(error.status_code, Problem(message=message))
+            return Response(said, error.status_code, error.headers, "application/json")
     body = {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": code}}
     return JSONResponse(body, error.status_code, error.headers)

@@ -95,6 +95,12 @@ def _keys_of(api: SecretStr | None, admin: SecretStr | None) -> Keys:
     )
 
 
+def path(launching: Mapping[str, Launch], name: str) -> str | None:
+    """The model's files; None where its server has them by itself."""
+    launch = launching.get(name)
+    return None if launch is None else launch.request.path
+
+
 def entry(config: Config, name: str) -> Entry:
     """The model as clients see it."""
     model = config.models[name]

@@ -19,6 +19,7 @@ from llm_router.api.admin import Admin
 from llm_router.api.build import build
 from llm_router.api.catalog import Catalog
 from llm_router.api.errors import render
+from llm_router.api.ollama import Ollama
 from llm_router.api.openai import TARGETS
 from llm_router.app import parts, remote
 from llm_router.backends import registry
@@ -92,8 +93,11 @@ async def _serve(config: Config, path: Path | None, listener: socket.socket, on_
     )
     now = asyncio.get_running_loop().time
     admin = Admin(supervisor, catalog, None if path is None else str(path), now)
+    ollama = Ollama(
+        services, catalog, supervisor, path_of=lambda name: parts.path(launches, name), limit=config.max_body
+    )
     settings = uvicorn.Config(
-        build(services, catalog, admin, body_limit=config.max_body),
+        build(services, catalog, admin, ollama, body_limit=config.max_body),
         http=protocol.bind(services, TARGETS, config.max_body),
         ws="none",
         lifespan="off",

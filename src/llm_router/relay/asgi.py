@@ -111,6 +111,12 @@ async def relay(services: Services, target: Target, scope: Scope, receive: Recei
         if body is None:
             return
         exchange.start(body)
+    await deliver(sink, exchange, receive, send)
+
+
+async def deliver(sink: AsgiSink, exchange: Exchange, receive: Receive, send: Send) -> None:
+    """What follows `Exchange.start` or `.refuse`. Returns when the reply is complete or the client has left; then no
+    lease is left open, and cancelling it leaves none either."""
     try:
         async with asyncio.TaskGroup() as tasks:
             watcher = tasks.create_task(_watch(receive, exchange), name="watch-client")

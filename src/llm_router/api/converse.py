@@ -1,0 +1,309 @@
+"""Serves a request of another dialect: translates it, has the relay see to it, and translates what the relay replies.
+
+Everything between (waiting, leases, a second attempt, the client that leaves) is the relay's, as for OpenAI's clients.
+Counterparts: `dialects`, which has the words; `relay.asgi`, which brings the bytes to the client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from starlette.types import Receive, Scope, Send
+
+from llm_router.api.errors import render
+from llm_router.dialects import completion
+from llm_router.dialects.base import Translation
+from llm_router.dialects.completion import Problem
+from llm_router.errors import LlmRouterError, UnsupportedMediaType, UpstreamError, UpstreamLost
+from llm_router.relay import failure
+from llm_router.relay.asgi import AsgiSink, deliver, read_body
+from llm_router.relay.client import Headers
+from llm_router.relay.events import Cutter, lines_of
+from llm_router.relay.exchange import Exchange, Services
+from llm_router.relay.headers import RequestHead
+from llm_router.relay.lease import Dispatcher, Upstream, Waiter
+from llm_router.relay.request import Preferences, Target
+from llm_router.relay.sink import Sink
+from llm_router.relay.status_text import Mode, Progress
+
+_LARGEST_REPLY = 256 * 1024 * 1024
+_STATUS = b"x-llm-router-status"
+# Written anew, or about the other dialect.
+_DROPPED = frozenset(
+    {b"content-type", b"accept", _STATUS, b"x-llm-router-performance", b"anthropic-version", b"anthropic-beta"}
+)
+_ABOUT_THE_BODY = frozenset({b"content-type", b"content-encoding", b"etag", b"last-modified"})
+_JSON = (b"content-type", b"application/json")
+_PREFERENCES = Preferences(status=Mode.COMMENT, performance=False)
+
+
+class Timer:
+    """Implements `dialects.ollama_reply.Clock`, and `Dispatcher`: it sees when the lease is asked for and granted."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+        self._began = time.monotonic()
+        self._granted = self._began
+
+    def wall_s(self) -> float:
+        return time.time()
+
+    def elapsed_s(self) -> float:
+        return time.monotonic() - self._began
+
+    def loading_s(self) -> float:
+        return self._granted - self._began
+
+    def open(self, model: str, *, request_class: str, waiter: Waiter) -> int:
+        return self._dispatcher.open(model, request_class=request_class, waiter=_Timed(self, waiter))
+
+    def close(self, request: int, *, lost: bool = False) -> None:
+        self._dispatcher.close(request, lost=lost)
+
+    def suspect(self, instance: int) -> None:
+        self._dispatcher.suspect(instance)
+
+    def progress(self, request: int) -> Progress | None:
+        return self._dispatcher.progress(request)
+
+    def granted(self) -> None:
+        self._granted = time.monotonic()
+
+
+class _Timed:
+    """A waiter that tells the timer first."""
+
+    def __init__(self, timer: Timer, waiter: Waiter) -> None:
+        self._timer = timer
+        self._waiter = waiter
+
+    def granted(self, request: int, upstream: Upstream) -> None:
+        self._timer.granted()
+        self._waiter.granted(request, upstream)
+
+    def refused(self, error: LlmRouterError) -> None:
+        self._waiter.refused(error)
+
+    def cut(self, error: LlmRouterError) -> None:
+        self._waiter.cut(error)
+
+
+@dataclass(slots=True, kw_only=True)
+class Asked:
+    """What is to be asked of the relay, and who translates the reply."""
+
+    target: Target
+    body: bytes
+    translation: Translation
+
+
+class TranslatingSink:
+    """Implements `relay.sink.Sink` before another one. `error`: the dialect's error reply, of a status and a problem.
+
+    Replies in one piece are held until they are whole, and at most 256 MiB of them.
+    """
+
+    def __init__(self, sink: Sink, error: Callable[[int, Problem], bytes]) -> None:
+        self._sink = sink
+        self._error = error
+        self._translation: Translation | None = None
+        self._cutter: Cutter | None = None  # of a stream
+        self._held: list[bytes] = []
+        self._size = 0
+        self._status = 200
+        self._headers: Headers = []
+        self._over = False
+
+    def translate(self, translation: Translation) -> None:
+        """Before anything else but an error."""
+        self._translation = translation
+
+    def reply(self, status: int, headers: Headers, body: bytes) -> None:
+        translation = self._translation
+        kept = [(name, value) for name, value in headers if name not in _ABOUT_THE_BODY]
+        if status >= 400 or translation is None:
+            said = failure.of_reply(body, status=status, model="this model").as_reply()
+            self._sink.reply(status, [*kept, _JSON], self._error(status, completion.problem(said)))
+            return
+        try:
+            if translation.streams:  # a server that doesn't stream
+                whole = completion.read_whole(body)
+                stream = translation.begin() + translation.chunk(whole) + translation.end()
+                self._sink.reply(status, [*kept, (b"content-type", translation.media_type)], stream)
+            else:
+                self._sink.reply(status, [*kept, _JSON], translation.whole(body))
+        except UpstreamError as error:
+            self._translation = None
+            self.reply(*render(error))
+
+    def head(self, status: int, headers: Headers, length: int | None) -> None:
+        self._status, self._headers = status, headers
+        is_stream = any(name == b"content-type" and value.startswith(b"text/event-stream") for name, value in headers)
+        translation = self._translation
+        if status == 200 and is_stream and translation is not None:
+            self._cutter = Cutter()
+            kept = [(name, value) for name, value in headers if name not in _ABOUT_THE_BODY]
+            self._sink.head(200, [*kept, (b"content-type", translation.media_type)], None)
+            self._write(translation.begin())
+
+    def data(self, data: bytes) -> None:
+        if self._cutter is not None:
+            self._write(b"".join([self._event(event) for event in self._cutter.cut(data)]))
+            return
+        self._size += len(data)
+        if self._size <= _LARGEST_REPLY:
+            self._held.append(data)
+        else:
+            self._held.clear()
+
+    def _event(self, event: bytes) -> bytes:
+        translation = self._translation
+        assert translation is not None
+        if self._over:
+            return b""
+        _, values = lines_of(event)
+        if not values:
+            return translation.waiting()
+        payload = b"\n".join(values)
+        if payload.strip() == b"[DONE]":
+            self._over = True
+            return translation.end()
+        said = completion.read(payload)
+        if said.error is not None:
+            self._over = True
+            return translation.fail(said.error)
+        return translation.chunk(said)
+
+    def _write(self, data: bytes) -> None:
+        if data:
+            self._sink.data(data)
+
+    def end(self) -> None:
+        if self._cutter is not None:
+            self._sink.end()
+        elif self._size > _LARGEST_REPLY:
+            self.reply(*render(UpstreamLost("cannot translate an answer of this size: ask for less at once")))
+        else:
+            self.reply(self._status, self._headers, b"".join(self._held))
+
+    def abort(self) -> None:
+        self._sink.abort()
+
+
+class Conversation:
+    """One request of another dialect. `error`: as `TranslatingSink`. `limit`: of the body, in bytes.
+
+    `body` first, then one of `relay`, `answer` and `refuse`.
+    """
+
+    def __init__(
+        self,
+        services: Services,
+        error: Callable[[int, Problem], bytes],
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        *,
+        limit: int,
+    ) -> None:
+        self.timer = Timer(services.dispatcher)
+        self._services = replace(services, dispatcher=self.timer, preferences=_PREFERENCES)
+        self._pairs: Headers = [(name.lower(), value) for name, value in scope["headers"]]
+        self._sink = AsgiSink()
+        self._translating = TranslatingSink(self._sink, error)
+        self._receive = receive
+        self._send = send
+        self._limit = limit
+
+    async def body(self) -> bytes | None:
+        """The whole body; None when the client left. Raises: RequestTooLarge, UnsupportedMediaType."""
+        body = await read_body(self._receive, self._limit)
+        _check_type(self._pairs)
+        return body
+
+    async def relay(self, asked: Asked) -> None:
+        """Returns when the reply is complete or the client has left; then no lease is left open."""
+        self._translating.translate(asked.translation)
+        exchange = self._sink.exchange = Exchange(self._services, self._translating, asked.target, _head(self._pairs))
+        exchange.start(asked.body)
+        await deliver(self._sink, exchange, self._receive, self._send)
+
+    async def answer(self, body: bytes, headers: Headers | None = None) -> None:
+        """A reply that needs no inference server: JSON."""
+        self._sink.reply(200, [_JSON, *(headers or [])], body)
+        await self._sink.pump(self._send)
+
+    async def refuse(self, error: LlmRouterError) -> None:
+        self._translating.reply(*render(error))
+        await self._sink.pump(self._send)
+
+    async def loaded(self, model: str) -> bool:
+        """Wait until the model (by its canonical name) is ready. False: the client has left; the load goes on.
+
+        Raises: LlmRouterError where it can't be made ready.
+        """
+        waiting = _Waiting(self.timer)
+        request = self.timer.open(model, request_class="interactive", waiter=waiting)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                watcher = tasks.create_task(self._left(), name="watch-client")
+                either: list[asyncio.Future[Any]] = [waiting.outcome, watcher]
+                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+                watcher.cancel()
+        finally:
+            self.timer.close(request)
+        if not waiting.outcome.done():
+            return False
+        error = waiting.outcome.result()
+        if error is not None:
+            raise error
+        return True
+
+    async def _left(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+
+class _Waiting:
+    """Waits for a lease only to know that the model is ready, and returns it."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+        self.outcome: asyncio.Future[LlmRouterError | None] = asyncio.get_running_loop().create_future()
+
+    def granted(self, request: int, upstream: Upstream) -> None:
+        self._dispatcher.close(request)
+        self._end(None)
+
+    def refused(self, error: LlmRouterError) -> None:
+        self._end(error)
+
+    def cut(self, error: LlmRouterError) -> None:
+        self._end(error)
+
+    def _end(self, error: LlmRouterError | None) -> None:
+        if not self.outcome.done():
+            self.outcome.set_result(error)
+
+
+def _check_type(pairs: Headers) -> None:
+    """Many programs send JSON without saying so; but a web page may not, or any page could ask what it likes of a
+    router that listens on the visitor's own machine: a browser asks first only before it sends a type like JSON's.
+
+    Raises: UnsupportedMediaType.
+    """
+    fields = dict(pairs)
+    if b"origin" in fields and b"json" not in fields.get(b"content-type", b"").lower():
+        raise UnsupportedMediaType('cannot read this: send JSON with "Content-Type: application/json"')
+
+
+def _head(pairs: Headers) -> RequestHead:
+    """What the relay is to know of the client's headers. Waiting is told as comments, which the sink understands;
+    "off" stays."""
+    status = b"off" if dict(pairs).get(_STATUS, b"").strip().lower() == b"off" else b"comment"
+    kept = [(name, value) for name, value in pairs if name not in _DROPPED]
+    return RequestHead([*kept, _JSON, (_STATUS, status)])

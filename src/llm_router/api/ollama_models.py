@@ -1,0 +1,141 @@
+"""What Ollama's clients are told of the models: the list, what is loaded, one in detail. Counterpart: `ollama`.
+
+Ollama knows its models by the hash of their files; here a hash of the file's path, size and date stands for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from llm_router.api.catalog import Catalog, Entry
+from llm_router.core.views import InstanceState, InstanceView
+from llm_router.dialects.ollama_reply import timestamp
+from llm_router.dialects.ollama_request import tagged
+from llm_router.hardware.base import CPU
+from llm_router.models import about
+from llm_router.models.about import About
+from llm_router.runtime.supervisor import Supervisor
+
+_MIB = 1024**2
+_NEVER = "9999-12-31T23:59:59Z"  # loaded until something else needs the room
+_RESIDENT = (InstanceState.READY, InstanceState.SUSPECT, InstanceState.DRAINING)
+
+
+class Shelf:
+    """The models as Ollama shows them. `path_of`: a model's files; None: it has none that the router knows."""
+
+    def __init__(
+        self, catalog: Catalog, supervisor: Supervisor, path_of: Callable[[str], str | None], created: float
+    ) -> None:
+        self._catalog = catalog
+        self._supervisor = supervisor
+        self._path_of = path_of
+        self._created = created
+        self._read: dict[tuple[str, float], About] = {}
+
+    async def tags(self) -> dict[str, Any]:
+        entries = [entry for entry in self._catalog.entries.values() if not entry.hidden]
+        return {"models": [self._card(entry, await self._about(entry)) for entry in entries]}
+
+    async def loaded(self) -> dict[str, Any]:
+        """What is ready to answer, with the memory that it really holds, where that can be measured."""
+        found = []
+        for instance in self._supervisor.handle.scheduler.snapshot().instances:
+            entry = self._catalog.entries.get(instance.model)
+            if entry is not None and instance.state in _RESIDENT:
+                found.append(self._resident(entry, await self._about(entry), instance))
+        return {"models": found}
+
+    async def show(self, entry: Entry, *, verbose: bool) -> dict[str, Any]:
+        said = await self._about(entry)
+        info: dict[str, Any] = {"general.architecture": said.family}
+        length = entry.context_length or said.context_length
+        if length is not None and said.family:
+            info[f"{said.family}.context_length"] = length
+        if verbose or said.format == "gguf":
+            info = {**said.fields, **info}
+        return {
+            "license": "",
+            "modelfile": f"# served by llm-router with {entry.backend}\nFROM {tagged(entry.name)}\n",
+            "parameters": "",
+            "template": said.template,
+            "details": _details(entry, said),
+            "model_info": info,
+            "capabilities": _capabilities(entry, said),
+            "modified_at": timestamp(said.modified_at or self._created),
+        }
+
+    def _card(self, entry: Entry, said: About) -> dict[str, Any]:
+        return {
+            "name": tagged(entry.name),
+            "model": tagged(entry.name),
+            "modified_at": timestamp(said.modified_at or self._created),
+            "size": said.size_bytes,
+            "digest": self._digest(entry, said),
+            "details": _details(entry, said),
+            "capabilities": _capabilities(entry, said),
+        }
+
+    def _resident(self, entry: Entry, said: About, instance: InstanceView) -> dict[str, Any]:
+        held: Mapping[str, int] = self._supervisor.held_mib(instance.id)
+        record = self._supervisor.effects.instances.get(instance.id)
+        length = None if record is None else record.facts.context_length
+        found = self._card(entry, said) | {
+            "size": sum(held.values()) * _MIB or said.size_bytes,
+            "size_vram": sum(mib for device, mib in held.items() if device != CPU) * _MIB,
+            "expires_at": _NEVER,
+            "context_length": length or entry.context_length or said.context_length or 0,
+        }
+        del found["modified_at"], found["capabilities"]
+        return found
+
+    def _digest(self, entry: Entry, said: About) -> str:
+        what = f"{entry.name}\n{self._path_of(entry.name)}\n{said.size_bytes}\n{said.modified_at}"
+        return hashlib.sha256(what.encode()).hexdigest()
+
+    async def _about(self, entry: Entry) -> About:
+        """Headers lie on disks that may be slow, so they are read on a thread, and again only when the file changed."""
+        path = self._path_of(entry.name)
+        if path is None:
+            return About()
+        return await asyncio.to_thread(self._about_file, Path(path))
+
+    def _about_file(self, path: Path) -> About:
+        try:
+            key = (str(path), path.stat().st_mtime)
+        except OSError:
+            return About()
+        found = self._read.get(key)
+        if found is None:
+            found = self._read[key] = about.read(path)
+        return found
+
+
+def _details(entry: Entry, said: About) -> dict[str, Any]:
+    family = said.family or entry.backend
+    return {
+        "parent_model": "",
+        "format": said.format,
+        "family": family,
+        "families": [family],
+        "parameter_size": said.parameters,
+        "quantization_level": said.quantisation,
+    }
+
+
+def _capabilities(entry: Entry, said: About) -> list[str]:
+    """In Ollama's words. Where no template can be read, a chat model is taken to know tools: its server does."""
+    if "embedding" in entry.capabilities or "rerank" in entry.capabilities:
+        return ["embedding"]
+    found = ["completion"]
+    if "tools" in entry.capabilities or said.takes_tools or ("chat" in entry.capabilities and not said.template):
+        found.append("tools")
+    if "vision" in entry.capabilities:
+        found.append("vision")
+    if "reasoning" in entry.capabilities or said.thinks:
+        found.append("thinking")
+    return found

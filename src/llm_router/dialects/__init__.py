@@ -1,0 +1,1 @@
+"""LAW: translates between API dialects. Pure."""
