@@ -181,6 +181,9 @@ class Witness:
     def _change_models(self, event: ModelsChanged) -> None:
         before, self.models = self.models, dict(event.models)
         self.last_specs.update(event.models)
+        if event.policy is not None:
+            self.policy = event.policy
+            self.budgets = {**dict.fromkeys(self.budgets, 0), **event.policy.budgets}
         for name in {*before, *self.models}:
             old, new = before.get(name), self.models.get(name)
             if old is None or new is None or old.launch_key != new.launch_key:

@@ -151,8 +151,8 @@ class Story:
     def measure_device(self, device: str, available_mib: int | None) -> None:
         self.post(DeviceMeasured(at=self.now, device=device, available_mib=available_mib))
 
-    def configure(self, *models: ModelSpec) -> None:
-        self.post(ModelsChanged(at=self.now, models={spec.name: spec for spec in models}))
+    def configure(self, *models: ModelSpec, policy: PolicySpec | None = None) -> None:
+        self.post(ModelsChanged(at=self.now, models={spec.name: spec for spec in models}, policy=policy))
 
     def shut_down(self) -> None:
         self.post(ShutdownRequested(at=self.now))

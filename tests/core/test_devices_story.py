@@ -441,3 +441,56 @@ class TestExplaining:
         story.run_for(5)
         wait = story.witness.scheduler.wait_of(request, story.now)
         assert wait is not None and (wait.ahead, wait.expected_s) == (1, LOAD_S - 5 + LOAD_S)
+
+
+# -- another policy
+
+
+def test_a_larger_budget_holds_at_once() -> None:
+    small, large = model("a", 6000), model("b", 6000)
+    story = Story(small, large, policy=PolicySpec(budgets={"0": 8000}, patience_s=30.0))
+    first = story.ask("a")
+    story.run_for(LOAD_S)
+    second = story.ask("b")
+    story.run_for(1)
+    assert story.is_waiting(second)
+    story.configure(small, large, policy=PolicySpec(budgets={"0": 16000}))
+    story.run_for(LOAD_S)
+    assert story.is_granted(first, second)
+
+
+def test_under_a_smaller_budget_somebody_leaves() -> None:
+    models = model("a", 6000), model("b", 6000)
+    story = Story(*models, policy=PolicySpec(budgets={"0": 16000}))
+    story.ask("a", takes=1)
+    story.ask("b", takes=1)
+    story.run_for(3 * LOAD_S)
+    story.configure(*models, policy=PolicySpec(budgets={"0": 8000}))
+    story.run_for(LOAD_S)
+    assert sorted(story.state_of(name) for name in "ab") == ["absent", "ready"]
+
+
+def test_a_device_that_is_not_named_any_more_is_left_and_a_new_one_is_used() -> None:
+    story = Story(model("a", 6000), policy=PolicySpec(budgets={"0": 8000}))
+    story.ask("a", takes=1)
+    story.run_for(2 * LOAD_S)
+    story.configure(model("a", 6000), policy=PolicySpec(budgets={"1": 8000}))
+    story.run_for(STOP_S)
+    assert story.state_of("a") == "absent"
+    story.ask("a")
+    story.run_for(LOAD_S)
+    assert story.starts[-1].devices == ("1",)
+
+
+def test_a_shorter_queue_and_patience_hold_at_once() -> None:
+    models = model("a", 6000), model("b", 6000)
+    story = Story(*models, policy=PolicySpec(budgets={"0": 8000}, patience_s=1000.0, patience_most_s=1000.0))
+    story.ask("a")
+    story.run_for(LOAD_S)
+    waiting = story.ask("b")
+    story.run_for(100)
+    assert story.is_waiting(waiting)
+    story.configure(*models, policy=PolicySpec(budgets={"0": 8000}, patience_s=0.0, queue_limit=1, drain_timeout_s=5.0))
+    assert story.ask("b") in story.rejections
+    story.run_for(2 * LOAD_S)
+    assert story.is_granted(waiting)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
-from llm_router.core.specs import ModelSpec
+from llm_router.core.specs import ModelSpec, PolicySpec
 
 
 class RequestClass(Enum):
@@ -119,10 +119,12 @@ class DeviceMeasured:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelsChanged:
     """The configuration changed: these are the models now. Instances of removed models and of changed launches drain
-    and leave; requests that wait for a removed model are refused; all others keep what they have."""
+    and leave; requests that wait for a removed model are refused; all others keep what they have. `policy`: the numbers
+    from now on; None: as before. A device that it names no more has no room for anyone."""
 
     at: float
     models: Mapping[str, ModelSpec]
+    policy: PolicySpec | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -44,6 +44,10 @@ class Intake:
         self._acts = acts
         self._changes = Changes(state, acts)
 
+    def use(self, policy: PolicySpec) -> None:
+        """These numbers hold from now on."""
+        self._policy = policy
+
     def note(self, event: Event) -> None:
         match event:
             case RequestArrived():

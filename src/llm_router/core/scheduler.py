@@ -13,7 +13,7 @@ from llm_router.core import views
 from llm_router.core.acts import Acts
 from llm_router.core.commands import Command, GrantRequest
 from llm_router.core.decisions import Decision
-from llm_router.core.events import Event, RequestArrived, RequestClosed, TimerKind
+from llm_router.core.events import Event, ModelsChanged, RequestArrived, RequestClosed, TimerKind
 from llm_router.core.intake import Intake
 from llm_router.core.settling import Settling
 from llm_router.core.specs import ModelSpec, PolicySpec
@@ -74,6 +74,8 @@ class Scheduler:
                 state.close_lease(instance, event.request, event.at, lost=False)
                 if instance.leases or instance.model.spec.idle_timeout_s is None or TimerKind.IDLE in instance.timers:
                     return []
+        elif type(event) is ModelsChanged and event.policy is not None:
+            self._use(event.policy)
         commands = self._acts.begin(event.at)
         counts = state.epoch, state.changes
         can_follow = self._can_something_follow(event)
@@ -82,6 +84,11 @@ class Scheduler:
             self._settling.settle(event.at)
             self._settled_at = event.at
         return commands
+
+    def _use(self, policy: PolicySpec) -> None:
+        self._policy = policy
+        for part in (self._state, self._intake, self._settling):
+            part.use(policy)
 
     def _can_something_follow(self, event: Event) -> bool:
         """Even if nothing changes that a plan depends on: a place that becomes free may be somebody's."""

@@ -27,6 +27,10 @@ class Settling:
         self._plan = Plan(order=())
         self._planned = (-1, -1)
 
+    def use(self, policy: PolicySpec) -> None:
+        """These numbers hold from now on."""
+        self._policy = policy
+
     def settle(self, at: float) -> None:
         """The one decision tree, after every event.
 

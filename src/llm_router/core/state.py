@@ -255,8 +255,8 @@ class State:
 
     def __init__(self, specs: Iterable[ModelSpec], policy: PolicySpec) -> None:
         self._handicaps_s = (0.0, policy.normal_handicap_s, policy.background_handicap_s)
-        self.places = _UNLIMITED if policy.concurrency is None else policy.concurrency
-        self.devices = {name: Device(name, budget_mib) for name, budget_mib in policy.budgets.items()}
+        self.devices: dict[str, Device] = {}
+        self.use(policy)
         self.models = {spec.name: self.new_model(spec) for spec in specs}
         self.live: dict[int, Instance] = {}
         self.leased: dict[int, Instance] = {}
@@ -269,6 +269,14 @@ class State:
         self.shutting_down = False
         self._last_instance = 0
         self._last_order = 0
+
+    def use(self, policy: PolicySpec) -> None:
+        """These numbers hold from now on. A device that isn't named any more stays for who is on it, without room."""
+        self.places = _UNLIMITED if policy.concurrency is None else policy.concurrency
+        for name, budget_mib in policy.budgets.items():
+            self.devices.setdefault(name, Device(name, budget_mib)).configured_mib = budget_mib
+        for name in self.devices.keys() - policy.budgets.keys():
+            self.devices[name].configured_mib = 0
 
     def new_model(self, spec: ModelSpec) -> ModelState:
         model = ModelState(spec, Lanes(self._handicaps_s), footprint_mib=spec.footprint_mib)
