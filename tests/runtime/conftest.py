@@ -34,4 +34,5 @@ async def world() -> AsyncIterator[Callable[..., World]]:
 @pytest.fixture
 def short_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hosts, "CHECK_S", 0.1)
+    monkeypatch.setattr(hosts, "BUSY_CHECK_S", 0.3)
     monkeypatch.setattr(effects, "_EXIT_S", 0.1)

@@ -155,13 +155,15 @@ class Backend:
 
 
 class Health:
-    """A server that answers each request with `status`; None: it reads it and says nothing. `paths`: what was asked."""
+    """A server that answers each request with `status`; None: it reads it and says nothing. `paths`: what was asked.
+    `late`: what it waits for before it answers."""
 
     def __init__(self) -> None:
         self.status: int | None = 200
         self.paths: list[str] = []
         self.port = 0
         self.asked = asyncio.Event()
+        self.late: asyncio.Event | None = None
         self._server: asyncio.Server | None = None
 
     async def up(self) -> None:
@@ -177,6 +179,8 @@ class Health:
         head = await reader.readuntil(b"\r\n\r\n")
         self.paths.append(head.split(b" ")[1].decode())
         self.asked.set()
+        if self.late is not None:
+            await self.late.wait()
         if self.status is None:
             await reader.read()
         else:

@@ -13,6 +13,7 @@ from llm_router.core.events import InstanceAdopted, InstanceGone, InstanceReady
 from llm_router.errors import LaunchError
 from llm_router.launchers import probe
 from llm_router.launchers.ports import Ports
+from llm_router.runtime import hosts
 
 Make = Callable[..., World]
 
@@ -298,6 +299,69 @@ async def test_a_check_of_what_is_gone_says_nothing(world: Make) -> None:
     one.effects.check(1)
     await passed()
     assert one.events == []
+
+
+async def test_a_silent_server_that_answers_late_is_only_busy_and_nobody_hears_of_it(
+    world: Make, health: Health
+) -> None:
+    one = world(launch(port=health.port))
+    process = await one.loaded()
+    health.late = asyncio.Event()
+    one.effects.suspect(1)
+    async with asyncio.timeout(5):
+        await health.asked.wait()
+    looking = one.effects.instances[1].checking
+    assert looking is not None
+    await asyncio.wait([looking], timeout=2 * hosts.CHECK_S)
+    assert not looking.done(), "a lost connection would have been the end of it by now"
+    health.late.set()
+    await looking
+    assert await one.until(1) == ["InstanceReady"]
+    assert process.stops == []
+
+
+async def test_a_silent_server_that_never_answers_ends_in_gone(world: Make, health: Health) -> None:
+    one = world(launch(port=health.port))
+    process = await one.loaded()
+    health.status = None
+    one.effects.suspect(1)
+    assert await one.until(2) == ["InstanceReady", "InstanceGone"]
+    assert "owes a reply and no longer answers" in (one.error or "")
+    assert len(process.stops) == 1
+
+
+async def test_a_silent_server_is_looked_at_once_at_a_time(world: Make, health: Health) -> None:
+    one = world(launch(port=health.port))
+    await one.loaded()
+    health.late = asyncio.Event()
+    for _ in range(3):
+        one.effects.suspect(1)
+        await passed()
+    async with asyncio.timeout(5):
+        await health.asked.wait()
+    assert len(health.paths) == 1
+    health.late.set()
+    looking = one.effects.instances[1].checking
+    assert looking is not None
+    await looking
+    one.effects.suspect(1)
+    assert one.effects.instances[1].checking is not looking, "it may be looked at again later"
+
+
+async def test_a_lost_connection_does_not_wait_for_a_look_that_is_patient(
+    world: Make, health: Health, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hosts, "BUSY_CHECK_S", 60.0)
+    one = world(launch(port=health.port))
+    await one.loaded()
+    health.status = None
+    one.effects.suspect(1)
+    async with asyncio.timeout(5):
+        await health.asked.wait()
+    one.effects.check(1)
+    one.effects.suspect(1)
+    assert await one.until(2) == ["InstanceReady", "InstanceGone"]
+    assert "broke off a reply" in (one.error or "")
 
 
 # -- adoption

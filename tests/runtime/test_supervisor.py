@@ -161,6 +161,34 @@ async def test_a_load_that_crashes_refuses_who_waits(runtime: Make) -> None:
     assert told.code == "model_load_failed"
 
 
+async def test_a_server_that_is_only_silent_goes_on_being_granted(runtime: Make, health: Health) -> None:
+    one = runtime(launch(port=health.port))
+    await one.load()
+    instance = one.supervisor.instance_of("m")
+    assert instance is not None
+    health.late = asyncio.Event()
+    one.supervisor.leases.suspect(instance)
+    async with asyncio.timeout(5):
+        await health.asked.wait()
+    _, waiter = one.ask()
+    assert waiter.told.done(), "it may just be busy with somebody's long prompt"
+    health.late.set()
+
+
+async def test_a_server_that_broke_off_is_granted_again_once_it_has_answered(runtime: Make, health: Health) -> None:
+    one = runtime(launch(port=health.port))
+    await one.load()
+    request, _ = one.ask()
+    health.late = asyncio.Event()
+    one.supervisor.leases.suspect(1)
+    one.supervisor.leases.close(request, lost=True)
+    _, waiter = one.ask()
+    assert not waiter.told.done()
+    health.late.set()
+    async with asyncio.timeout(5):
+        assert isinstance(await waiter.told, Upstream)
+
+
 # -- the last phase
 
 

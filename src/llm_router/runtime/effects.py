@@ -21,6 +21,7 @@ from llm_router.launchers.ports import Ports
 from llm_router.launchers.waiting import exit_in_words, words_of
 from llm_router.relay.client import Pool
 from llm_router.relay.lease import Upstream
+from llm_router.runtime import hosts
 from llm_router.runtime.endings import lacked_memory, told
 from llm_router.runtime.hosts import AT_ONCE, Hosts
 from llm_router.runtime.instances import DeviceSize, Instance, Launches, RecentLoads, Unwatched, Watch, upstream_for
@@ -59,15 +60,22 @@ class Effects:
         self._history = history or RecentLoads()
         self._is_warm = is_warm
         self.instances: dict[int, Instance] = {}
+        self._ports = Ports()
+        self.launches_changed()
         self._hosts = Hosts(
             launcher=launcher,
-            ports=Ports(launch.fixed_port for launch in launches.values() if launch.fixed_port is not None),
+            ports=self._ports,
             watch=self._watch,
             tasks=tasks,
             on_exit=self._exited,
             device_mib=device_mib,
             now=now,
         )
+
+    def launches_changed(self) -> None:
+        """A fixed port is for its own model alone."""
+        launches = self._launches.values()
+        self._ports.configure(launch.fixed_port for launch in launches if launch.fixed_port is not None)
 
     def upstream_of(self, instance: int) -> Upstream:
         upstream = self.instances[instance].upstream
@@ -90,6 +98,7 @@ class Effects:
             id=command.instance,
             model=command.model,
             since=self._now(),
+            launch_key=self._launches[command.model].key,
             devices=command.devices,
             reserved_mib=command.reserved_mib,
         )
@@ -117,7 +126,7 @@ class Effects:
             LoadRecord(
                 at=time.time(),
                 model=record.model,
-                launch_key=self._launches[record.model].key,
+                launch_key=record.launch_key,
                 took_s=self._now() - record.since,
                 warm=bool(record.warm),
                 peak_mib=self._watch.peak_mib(record.id),
@@ -201,22 +210,39 @@ class Effects:
     # -- check
 
     def check(self, instance: int) -> None:
+        """A connection broke: see at once whether the instance still serves, and report it."""
         record = self.instances.get(instance)
-        if record is not None and not record.stopping:
-            self._spawn("check", record, self._check)
+        if record is None or record.stopping:
+            return
+        if record.checking is not None:
+            record.checking.cancel()  # it would wait for longer than a broken connection allows
+        record.checking = self._spawn("check", record, self._check)
+
+    def suspect(self, instance: int) -> None:
+        """It has owed bytes for long: see whether it lives, with the patience that a busy one needs. One that does
+        goes on as it is, so only its end is reported. One look at a time."""
+        record = self.instances.get(instance)
+        if record is None or record.stopping or (record.checking is not None and not record.checking.done()):
+            return
+        record.checking = self._spawn("suspect", record, self._suspect)
 
     async def _check(self, record: Instance) -> None:
-        """A connection broke, or owed bytes for too long. Either the process is ending, which its exit will say within
-        moments, or it answers, or it hangs: then no grace will make it end."""
-        if await self._hosts.is_serving(record):
-            if not record.stopping:
-                self._post(InstanceReady(at=self._now(), instance=record.id))
-            return
+        """Either the process is ending, which its exit will say within moments, or it answers, or it hangs: then no
+        grace will make it end."""
+        if not await self._hosts.is_serving(record, hosts.CHECK_S):
+            await self._give_up(record, "its server broke off a reply and no longer answers")
+        elif not record.stopping:
+            self._post(InstanceReady(at=self._now(), instance=record.id))
+
+    async def _suspect(self, record: Instance) -> None:
+        if not await self._hosts.is_serving(record, hosts.BUSY_CHECK_S):
+            await self._give_up(record, "its server owes a reply and no longer answers")
+
+    async def _give_up(self, record: Instance, why: str) -> None:
         if record.process is not None and not record.stopping:
             await asyncio.wait([record.process.exited], timeout=_EXIT_S)
         if not record.stopping:
-            error = f"cannot use {record.model} any more: its server broke off a reply and no longer answers"
-            await self._bury(record, error, at_once=True)
+            await self._bury(record, f"cannot use {record.model} any more: {why}", at_once=True)
 
     # -- adoption
 
@@ -234,6 +260,7 @@ class Effects:
             id=identity.instance,
             model=identity.model,
             since=self._now(),
+            launch_key=identity.launch_key,
             devices=identity.devices,
             port=identity.port,
         )

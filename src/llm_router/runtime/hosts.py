@@ -26,7 +26,9 @@ from llm_router.runtime.tasks import Tasks
 
 _log = logging.getLogger(__name__)
 
-CHECK_S = 2.0  # an engine that still lives answers its health check within this, even a busy one
+CHECK_S = 2.0  # an engine that still lives and has nothing else to do answers its health check within this
+# … and one whose event loop reads a long prompt meanwhile, as TabbyAPI's does, within this.
+BUSY_CHECK_S = 30.0
 AT_ONCE = StopPlan(grace_s=0.0, kill_after_s=0.0)
 
 
@@ -185,13 +187,13 @@ class Hosts:
 
     # -- while it serves
 
-    async def is_serving(self, record: Instance) -> bool:
-        """Whether it answers, and for its own model, within `CHECK_S`."""
+    async def is_serving(self, record: Instance, limit_s: float) -> bool:
+        """Whether it answers, and for its own model, within `limit_s`."""
         assert record.spec is not None
         spec = record.spec
         if spec.load is None:
-            return await probe.is_serving(spec, CHECK_S)
-        call = replace(spec.load.loaded.call, limit_s=CHECK_S)
+            return await probe.is_serving(spec, limit_s)
+        call = replace(spec.load.loaded.call, limit_s=limit_s)
         load = replace(spec.load, loaded=replace(spec.load.loaded, call=call))
         return await loaded_facts(spec.address, load) is not None
 

@@ -121,16 +121,18 @@ class Unwatched:
 class Instance:
     """One instance, from the command to start it until it is gone.
 
+    `launch_key`: of its start, whatever the configuration says by now.
     `devices`, `reserved_mib`: where the scheduler placed it. `port`: held for it; 0: none. `warm`: its files were in
     the page cache when its load began; None: it isn't a load of ours.
-    `is_up`: its server answers, with or without its model. `is_loading`: its server was told to load and hasn't said
-    how that ended. `facts`: what the server says of itself, soon after it is ready. `oom_kills`: of the kernel, when
-    the process became the instance's.
+    `checking`: the last look at whether it still serves. `is_up`: its server answers, with or without its model.
+    `is_loading`: its server was told to load and hasn't said how that ended. `facts`: what the server says of itself,
+    soon after it is ready. `oom_kills`: of the kernel, when the process became the instance's.
     """
 
     id: int
     model: str
     since: float
+    launch_key: str = ""
     devices: tuple[str, ...] = ()
     reserved_mib: Mapping[str, int] = field(default_factory=dict)
     port: int = 0
@@ -138,6 +140,7 @@ class Instance:
     spec: LaunchSpec | None = None
     upstream: Upstream | None = None
     starting: asyncio.Task[None] | None = None
+    checking: asyncio.Task[None] | None = None
     loading: Loading = field(default_factory=Loading)
     facts: Facts = field(default_factory=Facts)
     warm: bool | None = None

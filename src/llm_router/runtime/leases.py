@@ -36,7 +36,7 @@ class Leases:
     """Implements `relay.lease.Dispatcher`.
 
     `post`: the handle's. `now`: monotonic seconds. `upstream_of`: an instance's address. `progress_of`: what a waiting
-    request waits for. `check`: finds out whether an instance still serves.
+    request waits for. `suspect`: looks whether an instance that is silent for long still lives.
     """
 
     def __init__(
@@ -46,13 +46,13 @@ class Leases:
         now: Callable[[], float],
         upstream_of: Callable[[int], Upstream],
         progress_of: Callable[[int], Progress | None],
-        check: Callable[[int], None],
+        suspect: Callable[[int], None],
     ) -> None:
         self._post = post
         self._now = now
         self._upstream_of = upstream_of
         self._progress_of = progress_of
-        self._check = check
+        self._suspect = suspect
         self._ids = itertools.count(1)
         self._waiters: dict[int, Waiter] = {}
 
@@ -74,7 +74,7 @@ class Leases:
             self._post(RequestClosed(at=self._now(), request=request, lost=lost))
 
     def suspect(self, instance: int) -> None:
-        self._check(instance)
+        self._suspect(instance)
 
     def progress(self, request: int) -> Progress | None:
         return self._progress_of(request)

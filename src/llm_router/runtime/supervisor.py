@@ -9,7 +9,7 @@ import asyncio
 import logging
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import assert_never
 
@@ -83,9 +83,10 @@ class Supervisor:
         self._launches = launches
         self._budgets = policy.budgets
         self._launcher = launcher
-        self._leave_on_exit = leave_on_exit
+        self.leave_on_exit = leave_on_exit
         self._timers: dict[TimerKey, asyncio.TimerHandle] = {}
         self._changes: list[asyncio.Future[None]] = []
+        self.is_leaving = False  # nothing new is taken: whoever only watches had better stop
         self.tasks = Tasks()
         self.pool = Pool(spawn=self.tasks.spawn, timeout_s=response_timeout_s)
         self.handle = Handle(Scheduler(models, policy), self._carry_out)
@@ -118,7 +119,7 @@ class Supervisor:
             now=self._loop.time,
             upstream_of=self.effects.upstream_of,
             progress_of=self.progress,
-            check=self.effects.check,
+            suspect=self.effects.suspect,
         )
 
     # -- what others ask for
@@ -136,10 +137,21 @@ class Supervisor:
     def unload(self, model: str) -> None:
         self.handle.post(UnloadRequested(at=self._loop.time(), model=model))
 
-    def change_models(self, models: Mapping[str, ModelSpec]) -> None:
-        """These are the models from now on. Each has its launch already."""
+    def change_models(self, models: Mapping[str, ModelSpec], policy: PolicySpec | None = None) -> None:
+        """These are the models from now on, and this the policy; None: as before. Each has its launch already."""
         self._models = models
-        self.handle.post(ModelsChanged(at=self._loop.time(), models=models))
+        self.effects.launches_changed()
+        if policy is not None:
+            self._budgets = policy.budgets
+            if self.memory is not None:
+                self.memory.watch(policy.budgets)
+        self.handle.post(ModelsChanged(at=self._loop.time(), models=models, policy=policy))
+
+    def exchange(self, models: Iterable[str]) -> None:
+        """Have these again as they are configured now, where they are loaded: for after `change_models`."""
+        for model in models:
+            if self.instance_of(model) is not None:
+                self.load(model)
 
     def instance_of(self, model: str) -> int | None:
         """The id of the model's instance in whatever state, or None."""
@@ -193,6 +205,7 @@ class Supervisor:
 
     def refuse_new(self) -> None:
         """First phase of a shutdown: what waits is refused, what runs may finish."""
+        self.is_leaving = True
         self.handle.post(ShutdownRequested(at=self._loop.time()))
 
     async def close(self) -> None:
@@ -202,12 +215,12 @@ class Supervisor:
         """
         self.refuse_new()
         with self._listening_to_signals():
-            if not self._leave_on_exit:
+            if not self.leave_on_exit:
                 for instance in list(self.effects.instances):
                     self.effects.stop(instance)
             while any(record.stopping for record in self.effects.instances.values()):
                 await self.changed()
-            if not self._leave_on_exit:
+            if not self.leave_on_exit:
                 await self.effects.end_spares()
         for timer in self._timers.values():
             timer.cancel()
@@ -234,8 +247,7 @@ class Supervisor:
     def _load_of(self, instance: int) -> tuple[str, str] | None:
         """Model and launch key."""
         record = self.effects.instances.get(instance)
-        launch = None if record is None else self._launches.get(record.model)
-        return None if record is None or launch is None else (record.model, launch.key)
+        return None if record is None else (record.model, record.launch_key)
 
     def _report(self, event: Event) -> None:
         if isinstance(event, InstanceReady) and self.memory is not None:
