@@ -30,8 +30,12 @@ class Ports:
     """
 
     def __init__(self, configured: Iterable[int] = ()) -> None:
-        self._configured = frozenset(configured)
         self._held: set[int] = set()
+        self.configure(configured)
+
+    def configure(self, configured: Iterable[int]) -> None:
+        """These from now on, instead of those before."""
+        self._configured = frozenset(configured)
 
     def take(self) -> int:
         """A free port, held until `release`. Raises: LaunchError when there is none."""

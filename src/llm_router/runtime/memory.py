@@ -97,6 +97,12 @@ class MemoryWatch:
         await self._run(self._reader.close)
         self._thread.shutdown()
 
+    def watch(self, devices: Iterable[str]) -> None:
+        """These are for models from now on."""
+        self._devices = frozenset(devices)
+        self._told = {name: told for name, told in self._told.items() if name in self._devices}
+        self._wake.set()
+
     # -- what instances say
 
     async def room(self, instance: int, model: str, devices: tuple[str, ...], reserved_mib: Mapping[str, int]) -> None:
