@@ -1,0 +1,29 @@
+"""The polkit rule: the router's user may start and stop exactly the units of the configuration. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+# To end what doesn't listen, and to start again what failed too often.
+VERBS = ("start", "stop", "restart", "kill", "reset-failed")
+
+
+def rule(user: str, units: Iterable[str]) -> str:
+    """The rule's text. Names are written as JSON, which is JavaScript too: whatever is in them stays a name."""
+    names = json.dumps(sorted(set(units)))
+    return f"""\
+// Written by `llm-router install`: {user} may start and stop the units of its configuration, and no others.
+// After a change of the units in the configuration, run that again.
+polkit.addRule(function(action, subject) {{
+    var units = {names};
+    var verbs = {json.dumps(VERBS)};
+    if (action.id === "org.freedesktop.systemd1.manage-units" &&
+            subject.user === {json.dumps(user)} &&
+            units.indexOf(action.lookup("unit")) >= 0 &&
+            verbs.indexOf(action.lookup("verb")) >= 0) {{
+        return polkit.Result.YES;
+    }}
+    return polkit.Result.NOT_HANDLED;
+}});
+"""
