@@ -18,6 +18,7 @@ from llm_router import errors
 from llm_router.api.admin import Admin
 from llm_router.api.build import build
 from llm_router.api.errors import status_of
+from llm_router.api.llamacpp_admin import Management
 from llm_router.api.ollama import Ollama
 from llm_router.cli.client import NotRunning
 from llm_router.engine import llamacpp
@@ -34,7 +35,7 @@ def routes() -> set[str]:
     nobody = cast("Any", None)
     admin = Admin(nobody, nobody, None, lambda: 0.0)
     ollama = Ollama(nobody, nobody, nobody, path_of=nobody, limit=1)
-    app = build(nobody, nobody, admin, ollama, body_limit=1)
+    app = build(nobody, nobody, admin, ollama, Management(nobody, nobody), body_limit=1)
     described = set()
     for route in flattened(app.routes):
         assert isinstance(route, Route), route

@@ -15,10 +15,18 @@ STRAIGHT = Target(kind=Kind.RAW, method=b"GET", path=b"/slots", model="m")
 
 
 def class_of(
-    target: Target, *, said: bytes | None = None, configured: str | None = None, text: str = "hi", stream: bool = False
+    target: Target,
+    *,
+    said: bytes | None = None,
+    task: bytes | None = None,
+    configured: str | None = None,
+    text: str = "hi",
+    stream: bool = False,
 ) -> str:
     body = json.dumps({"model": "m", "stream": stream, "messages": [{"role": "user", "content": text}]}).encode()
     headers = {} if said is None else {b"x-llm-router-class": said}
+    if task is not None:
+        headers[b"x-llm-router-task"] = task
     models = {"m": Model(name="m", request_class=configured)}
     return read(target, headers, body, models, Preferences()).request_class
 
@@ -42,6 +50,13 @@ def test_the_client_has_the_last_word() -> None:
 
 def test_a_front_ends_own_task_stays_one_whatever_its_headers_say() -> None:
     assert class_of(CHAT, text="### Task:\nSuggest a title", said=b"interactive") == "task"
+
+
+def test_a_front_end_that_names_its_tasks_is_believed() -> None:
+    assert class_of(CHAT, task=b"title_generation") == "task"
+    assert class_of(CHAT, task=b"tags_generation", said=b"interactive", stream=True) == "task"
+    assert class_of(CHAT, task=b"", stream=True) == "interactive"
+    assert class_of(CHAT, task=b" ", text="### Task:\nof my own, says the user") == "normal"
 
 
 @pytest.mark.parametrize("said", [b"urgent", b"task", b""])

@@ -8,10 +8,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from llm_router import __version__
-from llm_router.api import anthropic, openai
+from llm_router.api import anthropic, further, openai
 from llm_router.api.admin import Admin
 from llm_router.api.catalog import Catalog
 from llm_router.api.errors import render
+from llm_router.api.llamacpp_admin import Management
 from llm_router.api.ollama import Ollama
 from llm_router.dialects import anthropic_reply, ollama_reply
 from llm_router.dialects.completion import Problem
@@ -19,12 +20,16 @@ from llm_router.errors import LlmRouterError
 from llm_router.relay.exchange import Services
 
 
-def build(services: Services, catalog: Catalog, admin: Admin, ollama: Ollama, *, body_limit: int) -> FastAPI:
+def build(
+    services: Services, catalog: Catalog, admin: Admin, ollama: Ollama, management: Management, *, body_limit: int
+) -> FastAPI:
     """`body_limit`: the largest request body taken, in bytes."""
     app = FastAPI(title="llm-router", version=__version__, redoc_url=None)
     app.include_router(openai.models(catalog))
+    app.include_router(management.routes())
     app.include_router(admin.routes())
     app.router.routes.extend(openai.inference(services, catalog, body_limit))
+    app.router.routes.extend(further.routes(services, catalog, body_limit))
     app.router.routes.extend(anthropic.routes(services, body_limit))
     app.router.routes.extend(ollama.routes())
     app.add_exception_handler(LlmRouterError, _explain)

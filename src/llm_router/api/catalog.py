@@ -37,6 +37,11 @@ class Catalog:
         self._created = created
         self.merge(())
 
+    def configure(self, entries: Sequence[Entry], others: Sequence[Entry] = ()) -> None:
+        """These are the configured ones from now on."""
+        self._own = tuple(entries)
+        self.merge(others)
+
     def merge(self, others: Sequence[Entry]) -> None:
         """These, from elsewhere, stand behind the configured ones from now on, instead of those merged before."""
         entries = (*self._own, *others)
@@ -48,23 +53,31 @@ class Catalog:
         return self._by_name.get(name)
 
     def listing(self) -> dict[str, Any]:
-        states = self.states()
-        data = [self._describe(entry, states) for entry in self.entries.values() if not entry.hidden]
+        states, failing = self.states(), self.failing()
+        data = [self._describe(entry, states, failing) for entry in self.entries.values() if not entry.hidden]
         return {"object": "list", "data": data}
 
     def describe(self, entry: Entry) -> dict[str, Any]:
-        return self._describe(entry, self.states())
+        return self._describe(entry, self.states(), self.failing())
 
     def states(self) -> dict[str, str]:
         """The state of each model that has an instance."""
         return {instance.model: instance.state.value for instance in self._scheduler.snapshot().instances}
 
-    def _describe(self, entry: Entry, states: Mapping[str, str]) -> dict[str, Any]:
-        state = states.get(entry.name)
-        value = {None: "unloaded", "starting": "loading"}.get(state, "loaded")
-        meta: dict[str, Any] = {"capabilities": dict.fromkeys(entry.capabilities, True)}
-        if entry.description is not None:
-            meta["description"] = entry.description
+    def failing(self) -> frozenset[str]:
+        """The models whose last load failed."""
+        return frozenset(self._scheduler.snapshot().failing)
+
+    @staticmethod
+    def value_of(state: str | None) -> str:
+        """llama.cpp's word for a state of ours; None: there is no instance."""
+        return {None: "unloaded", "starting": "loading"}.get(state, "loaded")
+
+    def _describe(self, entry: Entry, states: Mapping[str, str], failing: frozenset[str]) -> dict[str, Any]:
+        value = self.value_of(states.get(entry.name))
+        status: dict[str, Any] = {"value": value}
+        if entry.name in failing:
+            status["failed"] = True
         described: dict[str, Any] = {
             "id": entry.name,
             "object": "model",
@@ -72,11 +85,15 @@ class Catalog:
             "owned_by": "llm-router",
             "name": entry.title,
             "aliases": list(entry.aliases),
+            "tags": [],
             "backend": entry.backend,
             "capabilities": list(entry.capabilities),
+            "architecture": _modalities(entry.capabilities),
+            "source": "preset",
+            "can_remove": False,
             "loaded": value == "loaded",
-            "status": {"value": value},
-            "info": {"meta": meta},
+            "status": status,
+            "info": {"meta": _meta(entry)},
         }
         if entry.description is not None:
             described["description"] = entry.description
@@ -84,3 +101,28 @@ class Catalog:
         if context_length is not None:
             described["context_length"] = context_length
         return described
+
+
+def _modalities(capabilities: Sequence[str]) -> dict[str, list[str]]:
+    """As llama-server tells them."""
+    inputs = ["text", *(name for name, word in (("image", "vision"), ("audio", "audio")) if word in capabilities)]
+    outputs = [name for name, word in (("audio", "speech"), ("image", "image")) if word in capabilities]
+    return {"input_modalities": inputs, "output_modalities": outputs or ["text"]}
+
+
+def _meta(entry: Entry) -> dict[str, Any]:
+    """What Open-WebUI reads. A model that the configuration says all about isn't sent what it can't use: pictures, the
+    schemas of three dozen tools. One that doesn't talk isn't offered for it."""
+    meta: dict[str, Any] = {"capabilities": {}}
+    if entry.description is not None:
+        meta["description"] = entry.description
+    if not entry.capabilities:
+        return meta
+    if "chat" in entry.capabilities:
+        meta["capabilities"] = {
+            "vision": "vision" in entry.capabilities,
+            "builtin_tools": "tools" in entry.capabilities,
+        }
+    elif not {"completion", "vision", "tools", "reasoning"} & set(entry.capabilities):
+        meta["hidden"] = True
+    return meta

@@ -19,9 +19,10 @@ from llm_router.api.admin import Admin
 from llm_router.api.build import build
 from llm_router.api.catalog import Catalog
 from llm_router.api.errors import render
+from llm_router.api.llamacpp_admin import Management
 from llm_router.api.ollama import Ollama
 from llm_router.api.openai import TARGETS
-from llm_router.app import parts, remote
+from llm_router.app import notify, parts, remote
 from llm_router.backends import registry
 from llm_router.config import room, specs
 from llm_router.config.schema import Config
@@ -30,7 +31,9 @@ from llm_router.hardware.page_cache import cached_fraction
 from llm_router.hardware.reading import open_reader
 from llm_router.history.store import Store
 from llm_router.launchers import calls
+from llm_router.launchers.choice import Launchers
 from llm_router.launchers.process import ProcessLauncher
+from llm_router.launchers.systemd import SystemdLauncher
 from llm_router.relay import protocol
 from llm_router.relay.exchange import Services
 from llm_router.relay.request import Preferences
@@ -66,7 +69,10 @@ async def _serve(config: Config, path: Path | None, listener: socket.socket, on_
         models=models,
         policy=specs.policy(config, devices),
         launches=launches,
-        launcher=ProcessLauncher(config.state_folder),
+        launcher=Launchers(
+            processes=ProcessLauncher(config.state_folder),
+            units=SystemdLauncher(config.state_folder, lambda: parts.units(launches)),
+        ),
         response_timeout_s=config.response_timeout,
         leave_on_exit=config.on_exit == "leave",
         reader=reader,
@@ -97,7 +103,7 @@ async def _serve(config: Config, path: Path | None, listener: socket.socket, on_
         services, catalog, supervisor, path_of=lambda name: parts.path(launches, name), limit=config.max_body
     )
     settings = uvicorn.Config(
-        build(services, catalog, admin, ollama, body_limit=config.max_body),
+        build(services, catalog, admin, ollama, Management(supervisor, catalog), body_limit=config.max_body),
         http=protocol.bind(services, TARGETS, config.max_body),
         ws="none",
         lifespan="off",
@@ -134,7 +140,18 @@ async def _serve(config: Config, path: Path | None, listener: socket.socket, on_
         if config.endpoints:
             supervisor.tasks.spawn("endpoints", elsewhere.keep_up())
 
-    server = _Server(settings, prepare, lambda: on_ready(_url(listener)), supervisor.refuse_new)
+    notifier = notify.from_environment()
+
+    def started() -> None:
+        on_ready(_url(listener))
+        notifier.ready(f"{len(config.models)} models at {_url(listener)}/v1")
+
+    def stopping() -> None:
+        notifier.stopping()
+        supervisor.refuse_new()
+
+    supervisor.tasks.spawn("watchdog", notifier.keep_alive())
+    server = _Server(settings, prepare, started, stopping)
     try:
         await server.serve(sockets=[listener])
     finally:

@@ -17,6 +17,7 @@ from llm_router.relay.status_text import Mode
 _STATUS = b"x-llm-router-status"
 _PERFORMANCE = b"x-llm-router-performance"
 _CLASS = b"x-llm-router-class"
+_TASK = b"x-llm-router-task"
 _CLASSES = {b"interactive": "interactive", b"normal": "normal", b"background": "background"}
 
 
@@ -115,12 +116,14 @@ def _find(name: str, models: Mapping[str, Model]) -> Model:
 
 
 def _class_of(target: Target, headers: Mapping[bytes, bytes], facts: bodies.Facts | None, model: Model) -> str:
-    """1. A front end's own title or tag request is a task whatever it says: a front end sends the same headers with all
-    its requests. 2. The client's word. 3. The model's. 4. Somebody watches a streaming chat; the rest are programs.
+    """1. A front end's own title or tag request is a task whatever it says of its urgency: a front end sends the same
+    headers with all its requests. Which of them is one it may say by name, empty for none; else its shape tells.
+    2. The client's word. 3. The model's. 4. Somebody watches a streaming chat; the rest are programs.
 
     Raises: InvalidRequest for a class that there isn't.
     """
-    if facts is not None and facts.background:  # 1
+    task = headers.get(_TASK)
+    if (facts is not None and facts.background) if task is None else task.strip():  # 1
         return "task"
     asked = headers.get(_CLASS)
     if asked is not None:  # 2
