@@ -155,11 +155,9 @@ def test_missing_files_and_units_spoil_only_their_own_model(tmp_path: Path) -> N
         (2, "models.gone.path", False),
         (3, "models.nobody.script", False),
         (4, "models.plain.script", False),
-        (5, "models.unit.service", False),
         (6, "models.command.command", False),
     ]
     by_key = {problem.key: problem for problem in examined.problems}
-    assert "systemd units are not supported by this version yet" in by_key["models.unit.service"].message
     assert by_key["models.plain.script"].remedy == f"run `chmod +x {plain}`"
 
 

@@ -79,7 +79,7 @@ def test_servers_that_we_start_from_one_folder_may_run_side_by_side() -> None:
 
 
 def test_models_of_one_unit_take_turns_on_it() -> None:
-    units = {"a": model(service="llm.service"), "b": model(service="llm.service", script="/b.sh")}
+    units = {"a": model(service="llm.service", script="/a.sh"), "b": model(service="llm.service", script="/b.sh")}
     assert [found.seats for found in made(units).values()] == [{"service llm.service"}] * 2
 
 

@@ -6,7 +6,7 @@ Counterpart: `config.specs`, which does the same for the scheduler.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from pydantic import SecretStr
 
@@ -20,12 +20,16 @@ from llm_router.core.specs import ModelSpec
 from llm_router.errors import ConfigError
 from llm_router.hardware.base import DeviceReading
 from llm_router.history.base import History
+from llm_router.launchers.base import Identity
+from llm_router.launchers.systemd import Known
 from llm_router.relay.body import Parameters
 from llm_router.relay.request import Model
 from llm_router.runtime.footprints import footprint_mib
 from llm_router.runtime.instances import Launch
 
 _TABBY = ("tabbyapi", "tabbyapi-exl2")
+# Numbers of instances that nobody has numbered yet; no router gets so far by counting.
+_FIRST_RECOGNISED = 1_000_001
 
 
 def specs(
@@ -57,6 +61,16 @@ def launches(config: Config, backends: dict[str, Backend]) -> dict[str, Launch]:
     return found
 
 
+def units(launching: Mapping[str, Launch]) -> Iterator[Known]:
+    """For the launcher of units: which models run in them, so that it recognises those that somebody else started."""
+    for number, (name, launch) in enumerate(launching.items(), _FIRST_RECOGNISED):
+        request = launch.request
+        if request.service is not None:
+            port = launch.fixed_port or 0
+            identity = Identity(instance=number, model=name, launch_key=launch.key, port=port)
+            yield Known(service=request.service, script=request.script, identity=identity)
+
+
 def _request(config: Config, name: str, model: ModelConfig) -> LaunchRequest:
     backend = config.backend_config(model.backend)
     is_tabby = model.backend in _TABBY
@@ -69,7 +83,7 @@ def _request(config: Config, name: str, model: ModelConfig) -> LaunchRequest:
         # TabbyAPI calls a model by its folder's real name.
         path=os.path.realpath(model.path) if is_tabby and model.path is not None else model.path,
         command=model.command,
-        script=None if model.service is not None else model.script,
+        script=model.script,
         service=model.service,
         url=model.url[0] if model.url else None,
         urls=model.url or (),

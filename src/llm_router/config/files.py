@@ -85,12 +85,6 @@ def _missing_for(name: str, model: ModelConfig) -> Iterator[Mistake]:
             message=f'there is no executable "{model.command[0]}"',
             remedy="install it, or write the full path of one",
         )
-    if model.service is not None:
-        yield Mistake(
-            key=("models", name, "service"),
-            message="systemd units are not supported by this version yet",
-            remedy='write how the server starts with "path", "command" or "script"',
-        )
 
 
 def _script(name: str, script: Path) -> Iterator[Mistake]:

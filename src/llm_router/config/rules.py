@@ -50,6 +50,7 @@ def conflicts(data: Data) -> Iterator[Mistake]:
     yield from _doubled_names(named)
     for name, model in named.items():
         yield from _way_to_start(name, model)
+    yield from _unknown_ports(data, named)
     yield from _taken_ports(data, named)
 
 
@@ -102,6 +103,21 @@ def _way_to_start(name: str, model: Data) -> Iterator[Mistake]:
             message="there are several ways to start it: " + ", ".join(f'"{way}"' for way in ways),
             remedy='keep one; only "service" and "script" go together',
         )
+
+
+def _unknown_ports(data: Data, models: Mapping[str, Data]) -> Iterator[Mistake]:
+    """A unit with a script is told its port; one that runs its own command isn't."""
+    backends = data.get("backends")
+    for name, model in models.items():
+        if model.get("service") is None or model.get("script") is not None or model.get("port") is not None:
+            continue
+        section = backends.get(model.get("backend")) if isinstance(backends, Mapping) else None
+        if not isinstance(section, Mapping) or section.get("port") is None:
+            yield Mistake(
+                key=("models", name, "service"),
+                message="it isn't said on which port the unit's server listens",
+                remedy='add "port" to the model, or to its backend',
+            )
 
 
 def _taken_ports(data: Data, models: Mapping[str, Data]) -> Iterator[Mistake]:

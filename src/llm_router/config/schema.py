@@ -112,7 +112,8 @@ class ModelConfig(_Section):
     script: str | None = None
     """An executable that starts the server and stays in the foreground. With `service`: what the unit runs."""
     service: str | None = None
-    """A systemd unit."""
+    """A systemd unit: the router starts and stops it, of its user's own manager if that has one of this name, else of
+    the machine's. Without a `script` it runs what its file says, and `port` here or of the backend says where."""
     url: Urls | None = None
     """Base URL of a server that runs elsewhere; the router starts and stops nothing. Several in a list are equal: when
     one can't be reached, the next is used."""
@@ -256,7 +257,8 @@ class Config(_Section):
         model = self.models[name]
         if model.port is not None:
             return model.port
-        return self.backend_config(model.backend).port if model.script is not None else None
+        is_told_once = model.script is not None or model.service is not None
+        return self.backend_config(model.backend).port if is_told_once else None
 
     def load_timeout_s(self, name: str) -> float:
         """Limit for one load of the model, in seconds."""

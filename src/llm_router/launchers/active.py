@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -25,6 +26,13 @@ class Active:
         with contextlib.suppress(OSError):
             return str((self._folder / unit).readlink())
         return None
+
+    def port(self, unit: str) -> int:
+        """The port that it was told; 0: none is known."""
+        with contextlib.suppress(OSError):
+            found = re.search(r'^PORT="(\d+)"$', (self._folder / f"{unit}.env").read_text(), re.MULTILINE)
+            return int(found[1]) if found else 0
+        return 0
 
     def is_current(self, unit: str, script: str, env: Mapping[str, str]) -> bool:
         """Whether the unit runs just that when it is started."""

@@ -49,11 +49,13 @@ class Ports:
                 return port
         raise LaunchError(f"cannot find a free port from {usable[0]} to {usable[-1]}; end what occupies them")
 
-    def claim(self, port: int) -> int:
-        """A configured one, held until `release`. Raises: LaunchError while anyone has it."""
+    def claim(self, port: int, *, of_unit: bool = False) -> int:
+        """A configured one, held until `release`. `of_unit`: its unit may be running already, and listening.
+        Raises: LaunchError while anyone has it."""
         if port in self._held:
             raise LaunchError(f"cannot use port {port}: another model is using it; configure a port for each of them")
-        ensure_free(port)
+        if not of_unit:
+            ensure_free(port)
         self._held.add(port)
         return port
 

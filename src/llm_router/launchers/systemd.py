@@ -227,7 +227,10 @@ class SystemdLauncher:
         target = self._active.target(name)
         fitting = [one for one in known if one.script == target] if target is not None else list(known)
         if len(fitting) == 1 and (target is None) == (fitting[0].script is None):
-            return fitting[0].identity
+            identity = fitting[0].identity
+            port = identity.port or self._active.port(name)
+            if port:
+                return replace(identity, port=port)
         return replace(known[0].identity, model="", launch_key="")
 
     # -- the ledger

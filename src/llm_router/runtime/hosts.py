@@ -114,7 +114,7 @@ class Hosts:
         # An empty server still holds some hundred MiB of its device, which nobody has counted.
         await self.spares.make_way(port=launch.fixed_port, devices=[one for one in record.devices if one != CPU])
         await self._watch.room(record.id, record.model, record.devices, record.reserved_mib)
-        record.port = self._ports.take() if launch.fixed_port is None else self._ports.claim(launch.fixed_port)
+        record.port = self._port(launch)
         spec = record.spec = await self.describe(record, launch, record.port)
         process = await self._launcher.start(spec, self._identity(record, launch, spec))
         self._own(record, process)
@@ -122,6 +122,11 @@ class Hosts:
         await probe.wait_ready(process, spec, deadline_s=left_s, on_loading=record.note, stall=stall)
         if launch.fixed_port is not None:
             await probe.refuse_squatter(process, launch.fixed_port)
+
+    def _port(self, launch: Launch) -> int:
+        if launch.fixed_port is None:
+            return self._ports.take()
+        return self._ports.claim(launch.fixed_port, of_unit=launch.request.service is not None)
 
     def _identity(self, record: Instance, launch: Launch, spec: LaunchSpec) -> Identity:
         return Identity(
