@@ -18,6 +18,7 @@ from llm_router import __version__
 from llm_router.cli import explain, show
 from llm_router.cli.client import RouterClient
 from llm_router.cli.guard import EXIT_CODES, FAILED, Commands, exit_code
+from llm_router.cli.install import install
 from llm_router.cli.simulate import simulate
 from llm_router.config import check, examine, find, load
 from llm_router.config.problems import Problem
@@ -198,6 +199,7 @@ def logs(
 
 
 app.command()(simulate)
+app.command()(install)
 
 
 @contextmanager
