@@ -8,6 +8,7 @@ place of each tensor.
 from __future__ import annotations
 
 import itertools
+import math
 import mmap
 import struct
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ _FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: 
 _STRING, _ARRAY = 8, 9
 _MOST_FIELDS = 10_000
 _MOST_TENSORS = 1_000_000
+_MOST_DIMENSIONS = 16  # ggml has 4
 _LONGEST_ARRAY = 1024  # one entry a layer, and llama.cpp allows 512 of them; vocabularies are longer
 _MOST_ENTRIES, _LONGEST_TEXT, _DEEPEST = 10_000_000, 2**26, 4  # beyond these it isn't a header but chance
 
@@ -47,6 +49,15 @@ class Header:
         return self.fields.get(f"{self.architecture}.{key}")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Of a tensor. `offset`: in bytes, from where the tensors begin. `kind`: ggml's number of its type."""
+
+    elements: int
+    kind: int
+    offset: int
+
+
 def read(path: Path) -> Header:
     """Raises: NotGguf; OSError where the file can't be read."""
     with _reader(path) as reader:
@@ -58,6 +69,15 @@ def read_tensors(path: Path) -> tuple[Header, dict[str, int]]:
     with _reader(path) as reader:
         header = reader.header()
         return header, reader.tensors(header)
+
+
+def read_places(path: Path) -> tuple[Header, int, list[Place]]:
+    """The header, where in the file its tensors begin, and each one's place. A file that ends too early is no error
+    here. Raises: as `read`."""
+    with _reader(path) as reader:
+        header = reader.header()
+        places = reader.places(header)
+        return header, reader.start(header), [place for _, place in places]
 
 
 @contextmanager
@@ -98,20 +118,31 @@ class _Reader:
     def tensors(self, header: Header) -> dict[str, int]:
         """Call it right after `header`. A tensor takes the bytes up to the next one: so no list of types has to be
         kept, and one made tomorrow has a size too."""
-        if header.tensors > _MOST_TENSORS:
-            raise NotGguf(f"{header.tensors} tensors are too many to be true")
-        places: dict[int, str] = {}
-        for _ in range(header.tensors):
-            name, dimensions = self._text(), self._number("I")
-            self._at += dimensions * 8 + 4  # the shape, and the type
-            places[self._number("Q")] = name
-        given = header.fields.get("general.alignment")
-        alignment = given if isinstance(given, int) and given > 0 else 32
-        end = len(self._content) - -(-self._at // alignment) * alignment
+        places = {place.offset: name for name, place in self.places(header)}
+        end = len(self._content) - self.start(header)
         starts = sorted(places)
         if starts and starts[-1] > end:
             raise IndexError  # it ends before its last tensor begins
         return {places[start]: after - start for start, after in itertools.pairwise([*starts, end])}
+
+    def places(self, header: Header) -> list[tuple[str, Place]]:
+        """Each tensor's name and place, in the file's order. Call it right after `header`."""
+        if header.tensors > _MOST_TENSORS:
+            raise NotGguf(f"{header.tensors} tensors are too many to be true")
+        return [self._place() for _ in range(header.tensors)]
+
+    def start(self, header: Header) -> int:
+        """Where the tensors begin. Call it right after `places`."""
+        given = header.fields.get("general.alignment")
+        alignment = given if isinstance(given, int) and given > 0 else 32
+        return -(-self._at // alignment) * alignment
+
+    def _place(self) -> tuple[str, Place]:
+        name = self._text()
+        shape = [self._number("Q") for _ in range(min(self._number("I"), _MOST_DIMENSIONS + 1))]
+        if len(shape) > _MOST_DIMENSIONS:
+            raise IndexError
+        return name, Place(elements=math.prod(shape), kind=self._number("I"), offset=self._number("Q"))
 
     def _array(self, depth: int = 0) -> tuple[float, ...] | None:
         """Passes over it and returns its numbers; None for texts, arrays of arrays, and what is as long as a
