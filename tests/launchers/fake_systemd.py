@@ -13,12 +13,18 @@ from pathlib import Path
 from llm_router.errors import LaunchError
 from llm_router.launchers.manager import UnitState
 
-_JOURNALCTL = """#!/bin/sh
-while [ $# -gt 0 ]; do
-  [ "$1" = --unit ] && unit=$2
-  shift
-done
-exec tail -n +1 -f "{folder}/$unit"
+_JOURNALCTL = """#!{python} -IS
+import json, os, sys, time
+unit = sys.argv[sys.argv.index("--unit") + 1]
+with open(os.path.join({folder!r}, unit)) as lines:
+    rest = ""
+    while True:
+        rest += lines.readline()
+        if rest.endswith("\\n"):
+            print(json.dumps({{"__REALTIME_TIMESTAMP": "9", "MESSAGE": rest[:-1]}}), flush=True)
+            rest = ""
+        else:
+            time.sleep(0.005)
 """
 
 
@@ -61,7 +67,7 @@ class FakeSystemd:
     def install_journalctl(self, folder: Path) -> None:
         folder.mkdir()
         program = folder / "journalctl"
-        program.write_text(_JOURNALCTL.format(folder=self.journal))
+        program.write_text(_JOURNALCTL.format(python=sys.executable, folder=str(self.journal)))
         program.chmod(0o755)
 
     def running(self) -> list[str]:

@@ -7,12 +7,13 @@ keeps lines with an end only, so a progress bar that is drawn over and over is s
 from __future__ import annotations
 
 import asyncio
-import codecs
 import contextlib
 import logging
 import os
 import shutil
 import subprocess
+
+import msgspec
 
 from llm_router.launchers.listeners import Listeners
 from llm_router.launchers.output import RING_LINES
@@ -37,12 +38,14 @@ class Journal(Listeners):
         super().__init__()
         self._loop = asyncio.get_running_loop()
         self._unit = unit
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._since_us = since_us or 0
+        self._rest = b""
         self._child: subprocess.Popen[bytes] | None = None
         self._fd = -1
         self._news = asyncio.Event()
+        self._has_begun = False
         try:
-            self._listen(_command(unit, is_own=is_own, since_us=since_us))
+            self._listen(_command(unit, is_own=is_own))
         except OSError as error:
             log.warning("cannot read the journal of %s: %s; its lines are not shown", unit, error)
             self.finished.set_result(None)
@@ -59,7 +62,8 @@ class Journal(Listeners):
     async def _is_heard_again(self) -> bool:
         self._news.clear()
         try:
-            async with asyncio.timeout(_SILENCE_S):
+            # One that has just been started has yet to read the first line.
+            async with asyncio.timeout(_SILENCE_S if self._has_begun else _LAST_WORDS_S):
                 await self._news.wait()
         except TimeoutError:
             return False
@@ -116,12 +120,38 @@ class Journal(Listeners):
             data = os.read(self._fd, _READ_BYTES)
         except BlockingIOError:
             return True
+        self._has_begun = True
         self._news.set()
-        self._publish(self._lines.feed(self._decoder.decode(data)))
+        *entries, self._rest = (self._rest + data).split(b"\n")
+        self._publish(self._lines.feed("".join(self._line(entry) for entry in entries)))
         return bool(data)
 
+    def _line(self, entry: bytes) -> str:
+        """Nothing for what was written before."""
+        try:
+            read = _decode(entry)
+        except msgspec.DecodeError:
+            return ""
+        if int(read.time) < self._since_us or read.message is None:
+            return ""
+        # What isn't plain text, as a line with colours, comes as a list of bytes.
+        message = read.message if isinstance(read.message, str) else bytes(read.message).decode(errors="replace")
+        return f"{message}\n"
 
-def _command(unit: str, *, is_own: bool, since_us: int | None) -> tuple[str, ...]:
+
+class _Entry(msgspec.Struct):
+    """systemd.journal-fields(7), and journalctl(1) on how they become JSON. `time`: microseconds since 1970."""
+
+    time: str = msgspec.field(name="__REALTIME_TIMESTAMP")
+    message: str | list[int] | None = msgspec.field(name="MESSAGE", default=None)
+
+
+_decode = msgspec.json.Decoder(_Entry).decode
+
+
+def _command(unit: str, *, is_own: bool) -> tuple[str, ...]:
+    """Not with --since: as long as nothing has been written since then, systemd 252 follows nothing either."""
     whose = ("--user", "--user-unit", unit) if is_own else ("--unit", unit)
-    whence = ("--lines", str(RING_LINES)) if since_us is None else ("--no-tail", f"--since=@{since_us / 1e6:.6f}")
-    return (shutil.which("journalctl") or "journalctl", "--follow", "--output=cat", "--quiet", *whence, *whose)
+    what = ("--output=json", "--output-fields=MESSAGE", "--all")
+    program = shutil.which("journalctl") or "journalctl"
+    return (program, "--follow", f"--lines={RING_LINES}", *what, "--quiet", *whose)
