@@ -13,36 +13,24 @@ import sys
 import tempfile
 import time
 from contextlib import AsyncExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tests/e2e"), str(ROOT / "tests/programs")]
 
 from routing import leftovers  # noqa: E402 - the paths come first
 
+from conformance import switch, table  # noqa: E402
 from conformance.cache import Cache, InstallError, Say, default_folder  # noqa: E402
 from conformance.points import POINTS, CannotRunError, Point, Subject  # noqa: E402
-from conformance.real import ENGINES, Prepare, subject  # noqa: E402
+from conformance.real import ENGINES, Prepare, Prepared, subject  # noqa: E402
+from conformance.result import CANNOT_RUN, DIFFERS, WORKS, Result  # noqa: E402
 
-WORKS, DIFFERS, CANNOT_RUN = "works", "differs", "can't run here"
-_SIGNS = {WORKS: "[green]works[/]", DIFFERS: "[red]differs[/]", CANNOT_RUN: "[dim]–[/]"}
 # Above all that the points wait for by themselves.
 _POINT_S = 900.0
-
-
-@dataclass(slots=True, kw_only=True)
-class Result:
-    """`points`: by name, the verdict and what there is to say. `trouble`: why none could be asked."""
-
-    engine: str
-    version: str = ""
-    points: dict[str, tuple[str, str]] = field(default_factory=dict)
-    trouble: str = ""
-    is_broken: bool = False
 
 
 def main() -> int:
@@ -54,91 +42,106 @@ def main() -> int:
     began = time.monotonic()
 
     def say(text: str) -> None:
-        console.print(f"{time.monotonic() - began:6.1f} s  {text}", style="dim", markup=False, highlight=False)
+        console.print(
+            f"{time.monotonic() - began:6.1f} s  {text}", style="dim", markup=False, highlight=False, soft_wrap=True
+        )
 
     cache = Cache(folder=options.dir or default_folder(), say=say)
     say(f"engines are installed into {cache.folder}")
-    chosen = {name: prepare for name, prepare in ENGINES.items() if _is_chosen(name, options.only)}
     points = {name: point for name, point in POINTS.items() if options.point in (None, name)}
     try:
-        results = [asyncio.run(_ask(name, prepare, points, cache, say)) for name, prepare in chosen.items()]
+        chosen = {name: prepare for name, prepare in ENGINES.items() if _is_chosen(name, options)}
+        results = [_ask(name, prepare, points, cache, say) for name, prepare in chosen.items()]
+        if _is_chosen(switch.NAME, options) and options.point is None:
+            results.append(_switch(cache, say, options.stream))
     except KeyboardInterrupt:
         say("interrupted; everything that was started has been ended")
         return 130
-    show(Console(width=None if sys.stdout.isatty() else 160), results)
+    table.show(Console(width=None if sys.stdout.isatty() else 160), results)
     if options.json is not None:
         options.json.write_text(json.dumps([asdict(result) for result in results], indent=2) + "\n")
+    if options.page is not None:
+        options.page.write_text(table.page(results, ROOT))
     if any(result.is_broken for result in results):
         return 2
     return int(any(verdict == DIFFERS for result in results for verdict, _ in result.points.values()))
 
 
-async def _ask(name: str, prepare: Prepare, points: dict[str, Point], cache: Cache, say: Say) -> Result:
+def _ask(name: str, prepare: Prepare, points: dict[str, Point], cache: Cache, say: Say) -> Result:
     result = Result(engine=name)
+    # Not inside the loop: nothing there would notice a Ctrl-C while an engine is installed.
+    prepared = _prepared(result, prepare, cache)
+    if prepared is not None:
+        asyncio.run(_ask_points(result, prepared, points, cache, say))
+    return result
+
+
+def _prepared(result: Result, prepare: Prepare, cache: Cache) -> Prepared | None:
     try:
         prepared = prepare(cache)
     except CannotRunError as reason:
         result.trouble = str(reason)
-        return result
+        return None
     except (InstallError, OSError) as error:
         result.trouble, result.is_broken = str(error), True
-        return result
+        return None
     result.version = prepared.version
+    return prepared
+
+
+async def _ask_points(result: Result, prepared: Prepared, points: dict[str, Point], cache: Cache, say: Say) -> None:
     with tempfile.TemporaryDirectory(prefix="conformance-") as folder:
         async with AsyncExitStack() as stack:
             running = await stack.enter_async_context(subject(prepared, cache, Path(folder) / "router"))
-            for point_name, point in points.items():
+            for name, point in points.items():
                 began = time.monotonic()
-                result.points[point_name] = verdict = await _verdict(point, running)
+                result.points[name] = verdict = await _verdict(point, running)
                 took = f"{time.monotonic() - began:.1f} s"
-                say(f"{name}: {_words(point_name)}: {verdict[0]} ({took}) {verdict[1]}")
+                say(f"{result.engine}: {table.words(name)}: {verdict[0]} ({took}) {verdict[1]}")
         if left := leftovers(running.router):
             result.points["nothing_is_left_of_it"] = (DIFFERS, f"processes {left}")
         elif points:
             result.points["nothing_is_left_of_it"] = (WORKS, "")
+
+
+def _switch(cache: Cache, say: Say, stream: Path | None) -> Result:
+    """From engine to engine; only those that can be had."""
+    result = Result(engine=switch.NAME)
+    stops = {name: _prepared(result, prepare, cache) for name, prepare in switch.STOPS.items()}
+    result.version = ""
+    if any(prepared is None for prepared in stops.values()):
+        return result
+    with tempfile.TemporaryDirectory(prefix="conformance-") as folder:
+        known = {name: prepared for name, prepared in stops.items() if prepared is not None}
+        received = asyncio.run(switch.run(result, known, Path(folder) / "router", say))
+    if stream is not None:
+        stream.write_text(received)
     return result
 
 
 async def _verdict(point: Point, running: Subject) -> tuple[str, str]:
     try:
         async with asyncio.timeout(_POINT_S):
-            await point(running)
+            return WORKS, await point(running) or ""
     except CannotRunError as reason:
         return CANNOT_RUN, str(reason)
     except Exception as error:  # noqa: BLE001 - whatever goes wrong in a point is what it found
-        return DIFFERS, f"{type(error).__name__}: {error}"[:400]
-    return WORKS, ""
+        return DIFFERS, f"{type(error).__name__}: {error}"[:600]
 
 
-def show(console: Console, results: list[Result]) -> None:
-    table = Table(title="What a client may rely on, engine by engine")
-    table.add_column("point")
-    for result in results:
-        table.add_column(f"{result.engine}\n[dim]{result.version or 'not run'}[/]", justify="center")
-    for name in dict.fromkeys(name for result in results for name in result.points):
-        table.add_row(_words(name), *(_SIGNS[result.points.get(name, (CANNOT_RUN,))[0]] for result in results))
-    console.print(table)
-    for result in results:
-        if result.trouble:
-            console.print(f"{result.engine}: can't run here: {result.trouble}", markup=False)
-        for name, (verdict, reason) in result.points.items():
-            if verdict == DIFFERS:
-                console.print(f"{result.engine}: {_words(name)}: {reason}", markup=False)
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")
-
-
-def _is_chosen(name: str, only: list[str] | None) -> bool:
-    return only is None or any(word.lower() in name.lower() for word in only)
+def _is_chosen(name: str, options: argparse.Namespace) -> bool:
+    return options.only is None or any(word.lower() in name.lower() for word in options.only)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m conformance", description=__doc__)
-    parser.add_argument("--only", action="append", metavar="ENGINE", help="a part of its name; may be repeated")
+    parser.add_argument(
+        "--only", action="append", metavar="ENGINE", help=f"a part of its name, or of {switch.NAME!r}; may be repeated"
+    )
     parser.add_argument("--point", choices=POINTS, help="one point alone")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="the results as JSON")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="write the results as a page of the documentation")
+    parser.add_argument("--stream", type=Path, metavar="FILE", help="write what the client of the switch received")
     parser.add_argument("--dir", type=Path, help="where engines are installed (LLM_ROUTER_CONFORMANCE_DIR)")
     return parser
 

@@ -1,7 +1,8 @@
 """What a client and an operator may rely on, whatever engine is behind the router: one function for each point.
 
-Counterpart: `tests/e2e/test_backends_contract.py`, which asks them of the fakes, and `run`, which asks them of real
-engines. A point takes the subject in whatever state the one before left it, and says by AssertionError what differs.
+Counterparts: `tests/e2e/test_backends_contract.py`, which asks them of the fakes, and `__main__`, which asks them of
+real engines. A point takes the subject in whatever state the one before left it, says by AssertionError what differs,
+and returns in words what it measured, if anything.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ import asyncio
 import json
 import os
 import signal
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -32,9 +35,12 @@ class Subject:
     `answer`: what the model says to everything, whole. `other`: a second model of another name, so that there is a
     switch; its `other_answer`. `refused`: fields of a request that the engine itself answers with 400. `endless`:
     fields of one that goes on for seconds. `percent`: whether the engine says how far a load is. `context_length`: what
-    it must have been read back as. `stop_s`: the longest its stop plan may take with a stream open. `key`: the engine's
-    own, where it insists on one. `load_s`: the longest one load may take. `remote`: the router doesn't start it.
-    `keeps_server`: its process stays when the model leaves, for the next one.
+    it must have been read back as. `stop_s`: the longest its stop plan may take with a stream open. `keys`: the
+    engine's own, where it insists on them; the first is for requests. `load_s`: the longest one load may take.
+    `remote`: the router doesn't start it. `keeps_server`: its process stays when the model leaves, for the next one.
+    `worker`: how the name of the process begins that computes, where that isn't the one that answers; `late`: fields of
+    a request that hold its first token back, where stopping that process doesn't. `stall_s`: the router's
+    `stall_timeout`.
     """
 
     router: RouterProcess
@@ -48,10 +54,13 @@ class Subject:
     why_no_percent: str = "this engine doesn't say how far a load is"
     context_length: int | None = None
     stop_s: float = 5.0
-    key: str | None = None
+    keys: tuple[str, ...] = ()
     load_s: float = 30.0
     remote: bool = False
     keeps_server: bool = False
+    worker: str | None = None
+    late: Json = field(default_factory=dict)
+    stall_s: float = 120.0
 
     async def post(self, path: str, body: Json, **headers: str) -> httpx.Response:
         async with self.router.client() as client:
@@ -75,12 +84,19 @@ class Subject:
             return await self.router.chat(self.model, **more)
 
 
-Point = Callable[[Subject], Awaitable[None]]
+Point = Callable[[Subject], Awaitable[str | None]]
 POINTS: dict[str, Point] = {}
+# Those that take half a minute and more, because that is how long the router has patience.
+SLOW: set[str] = set()
 
 
 def point(function: Point) -> Point:
     POINTS[function.__name__] = function
+    return function
+
+
+def slow(function: Point) -> Point:
+    SLOW.add(function.__name__)
     return function
 
 
@@ -90,18 +106,21 @@ def _only_if_started(subject: Subject) -> None:
 
 
 @point
-async def a_load_says_how_it_goes(subject: Subject) -> None:
+async def a_load_says_how_it_goes(subject: Subject) -> str:
     await subject.unload()
+    began = time.monotonic()
     events = await subject.chat()
+    took_s = time.monotonic() - began
     assert events.error is None, events.error
     assert events.text == subject.answer, events.text
     if not subject.remote:
         assert "⏳ Loading model... " in events.written, events.written
         assert "✓ Model ready! (" in events.written, events.written
+    return f"{took_s:.1f} s to the end of the answer"
 
 
 @point
-async def a_load_tells_its_percent(subject: Subject) -> None:
+async def a_load_tells_its_percent(subject: Subject) -> str:
     _only_if_started(subject)
     if not subject.percent:
         raise CannotRunError(subject.why_no_percent)
@@ -114,6 +133,7 @@ async def a_load_tells_its_percent(subject: Subject) -> None:
     assert told, "nothing was told"
     assert told == sorted(told), told
     assert 0.0 <= told[0] <= told[-1] <= 1.0, told
+    return f"seen {', '.join(f'{100 * fraction:.0f} %' for fraction in dict.fromkeys(told))}"
 
 
 @point
@@ -223,19 +243,19 @@ def _values(told: Json) -> list[object]:
 
 @point
 async def the_engine_has_its_key_and_the_client_needs_none(subject: Subject) -> None:
-    if subject.key is None:
+    if not subject.keys:
         raise CannotRunError("this one was started without a key")
     await subject.load()
     port = (await subject.status())["port"]
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as direct:
         refused = await direct.get("/v1/models")
-        allowed = await direct.get("/v1/models", headers={"Authorization": f"Bearer {subject.key}"})
+        allowed = await direct.get("/v1/models", headers={"Authorization": f"Bearer {subject.keys[0]}"})
     assert (refused.status_code, allowed.status_code) == (401, 200)
     events = await subject.chat(headers={"Authorization": "Bearer of-the-client"})
     assert events.text == subject.answer, events
     async with subject.router.client() as client:
         logs = (await client.get(f"/admin/logs/{subject.model}")).text
-    assert subject.key not in logs + subject.router.log.read_text(), "the key is in a log"
+    assert not any(key in logs + subject.router.log.read_text() for key in subject.keys), "a key is in a log"
 
 
 @point
@@ -256,20 +276,23 @@ async def a_client_that_leaves_ends_its_request(subject: Subject) -> None:
 
 
 @point
-async def it_stops_within_its_plan_while_a_stream_runs(subject: Subject) -> None:
+async def it_stops_within_its_plan_while_a_stream_runs(subject: Subject) -> str:
     """The stream's time to end by itself passes (the drain deadline), and it is told that it was in the way."""
     _only_if_started(subject)
     await subject.load()
     pid = (await subject.status())["pid"]
     stream = asyncio.ensure_future(subject.chat(**subject.endless))  # noqa: TID251 - awaited below
     await subject.router.when(subject.model, lambda status: status["leases"] == 1)
+    began = time.monotonic()
     async with asyncio.timeout(subject.stop_s):
         await subject.unload()
+    took_s = time.monotonic() - began
     events = await stream
     assert events.error is not None, f"the stream ended by itself: {events.text[-40:]}"
     assert events.error["code"] == "preempted", events.error
     assert events.done
     assert subject.keeps_server or not is_alive(pid), "its process is still there"
+    return f"{took_s:.1f} s, the drain deadline included"
 
 
 @point
@@ -302,17 +325,39 @@ async def a_crash_while_idle_is_noticed_and_leaves_nothing(subject: Subject) -> 
 
 
 @point
-async def a_crash_before_the_first_token_is_unseen(subject: Subject) -> None:
+async def a_crash_before_the_first_token_is_unseen(subject: Subject) -> str:
     _only_if_started(subject)
     await subject.load()
-    pid = (await subject.status())["pid"]
+    return await _killed_before_the_first_token(subject, (await subject.status())["pid"])
+
+
+@point
+async def a_crash_of_its_worker_before_the_first_token_is_unseen(subject: Subject) -> str:
+    """The process that answers lives on for a while, and has its own way to say that the other one is gone."""
+    _only_if_started(subject)
+    if subject.worker is None:
+        raise CannotRunError("it is one process")
+    await subject.load()
+    (worker,) = (pid for pid in leftovers(subject.router) if _name_of(pid).startswith(subject.worker))
+    return await _killed_before_the_first_token(subject, worker)
+
+
+async def _killed_before_the_first_token(subject: Subject, pid: int) -> str:
     os.kill(pid, signal.SIGSTOP)
-    waiting = asyncio.ensure_future(subject.chat())  # noqa: TID251 - awaited below
+    waiting = asyncio.ensure_future(subject.chat(**subject.late))  # noqa: TID251 - awaited below
     await subject.router.when(subject.model, lambda status: status["leases"] == 1)
+    await asyncio.sleep(0.3)  # nothing says that the engine has read the request
+    began = time.monotonic()
     os.kill(pid, signal.SIGKILL)
     events = await waiting
+    took_s = time.monotonic() - began
     assert events.error is None, events.error
     assert events.text == subject.answer, events.text
+    return f"{took_s:.1f} s from the kill to the end of the answer"
+
+
+def _name_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/comm").read_text()
 
 
 @point
@@ -341,3 +386,58 @@ async def it_outlives_a_router_that_is_killed(subject: Subject) -> None:
     await subject.router.start()
     assert (await subject.chat()).text == subject.answer
     assert (await subject.status())["pid"] == pid
+
+
+@point
+@slow
+async def a_hang_is_noticed_and_what_has_not_begun_is_asked_again(subject: Subject) -> str:
+    """One request has part of its answer, which is told; another has nothing, which is answered after all."""
+    _only_if_started(subject)
+    await subject.load()
+    pid = (await subject.status())["pid"]
+    begun = asyncio.ensure_future(subject.chat(**subject.endless))  # noqa: TID251 - awaited below
+    await subject.router.when(subject.model, lambda status: status["leases"] == 1)
+    await asyncio.sleep(0.3)  # nothing says that the first token is out
+    os.kill(pid, signal.SIGSTOP)
+    began = time.monotonic()
+    async with asyncio.timeout(60 + 2 * subject.load_s):
+        whole, broken = await asyncio.gather(subject.chat(), begun)
+    took_s = time.monotonic() - began
+    assert not is_alive(pid), "the process that hangs is still there"
+    assert whole.error is None, whole.error
+    assert whole.text == subject.answer, whole.text
+    assert broken.done
+    assert broken.error is not None, f"it ended by itself: {broken.text[-40:]}"
+    assert broken.error["code"] == "upstream_lost", broken.error
+    return f"{took_s:.1f} s from the hang to the end of the answer"
+
+
+@point
+@slow
+async def a_hang_while_it_loads_is_noticed_and_told(subject: Subject) -> str:
+    _only_if_started(subject)
+    pid, loading = await _stopped_while_it_loads(subject)
+    began = time.monotonic()
+    async with asyncio.timeout(subject.stall_s + 30):
+        reply = await loading
+    took_s = time.monotonic() - began
+    assert "hangs while loading" in reply.text, reply.text[-400:]
+    assert not is_alive(pid), "the process that hangs is still there"
+    assert not leftovers(subject.router), "something of it is left"
+    await subject.load()
+    assert (await subject.chat()).text == subject.answer
+    return f"{took_s:.1f} s, with a stall_timeout of {subject.stall_s:g} s"
+
+
+async def _stopped_while_it_loads(subject: Subject) -> tuple[int, asyncio.Future[httpx.Response]]:
+    """Some are ready before anyone can stop them: then once more."""
+    for _ in range(10):
+        await subject.unload()
+        loading = asyncio.ensure_future(subject.post("/admin/load", {"model": subject.model}))  # noqa: TID251
+        starting = await subject.router.when(subject.model, lambda status: bool(status["pid"]))
+        os.kill(starting["pid"], signal.SIGSTOP)
+        if (await subject.status())["state"] == "starting":
+            return starting["pid"], loading
+        os.kill(starting["pid"], signal.SIGCONT)
+        await loading
+    raise CannotRunError("it is ready before it can be stopped")

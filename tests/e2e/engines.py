@@ -22,7 +22,7 @@ from llm_router.models import tiny
 COUNT = 20
 PACE = ("--count", str(COUNT), "--token-ms", "2", "--startup-s", "0.3")
 # A busy model gives way almost at once, so that a switch in the middle of a stream takes no time.
-SETTINGS: dict[str, Any] = {"patience": "0s", "drain_timeout": "0.2s"}
+SETTINGS: dict[str, Any] = {"patience": "0s", "drain_timeout": "0.2s", "stall_timeout": "4s"}
 OTHER = fake("--count", str(COUNT), "--startup-s", "0.05")
 KEY = "a-key-of-the-engines-own"
 
@@ -56,6 +56,8 @@ def _subject(router: RouterProcess, **more: Any) -> Subject:
         "other": "other",
         "other_answer": numbers("other", COUNT),
         "refused": {"fault": "error400"},
+        "late": {"fault": "slow:1500"},
+        "stall_s": 4.0,
     }
     return Subject(router=router, **{**defaults, **more})
 
@@ -68,7 +70,7 @@ async def llamacpp(folder: Path) -> AsyncIterator[Subject]:
     model = {"backend": "llamacpp", "path": str(_file(folder)), "context_length": 2048, "api_key": KEY}
     models = {"subject": model, "other": OTHER}
     async with running(folder / "router", models, backends={"llamacpp": {"binary": str(binary)}}) as router:
-        yield _subject(router, percent=True, context_length=1536, key=KEY)
+        yield _subject(router, percent=True, context_length=1536, keys=(KEY,))
 
 
 @asynccontextmanager
@@ -90,7 +92,7 @@ async def sglang(folder: Path) -> AsyncIterator[Subject]:
     model = {"backend": "sglang", "path": str(folder), "api_key": KEY}
     models = {"subject": model, "other": OTHER}
     async with running(folder / "router", models, backends={"sglang": {"binary": str(binary)}}) as router:
-        yield _subject(router, percent=True, context_length=4096, key=KEY)
+        yield _subject(router, percent=True, context_length=4096, keys=(KEY,), worker="sglang::schedul")
 
 
 @asynccontextmanager
@@ -99,18 +101,32 @@ async def vllm(folder: Path) -> AsyncIterator[Subject]:
     model = {"backend": "vllm", "path": str(folder), "api_key": KEY}
     models = {"subject": model, "other": OTHER}
     async with running(folder / "router", models, backends={"vllm": {"binary": str(binary)}}) as router:
-        yield _subject(router, percent=True, context_length=4096, key=KEY, stop_s=12.0)
+        yield _subject(router, percent=True, context_length=4096, keys=(KEY,), stop_s=12.0, worker="VLLM::EngineCor")
 
 
 @asynccontextmanager
 async def tabbyapi(folder: Path) -> AsyncIterator[Subject]:
     """One server, given its models through the admin API; both models are its own."""
-    binary = program(folder, "tabby.sh", "fake_tabbyapi.py", *PACE)
+    async with _tabbyapi(folder, "tabbyapi") as subject:
+        yield subject
+
+
+@asynccontextmanager
+async def tabbyapi_exl2(folder: Path) -> AsyncIterator[Subject]:
+    """Its branch for EXL2, whose keys are found in its folder."""
+    async with _tabbyapi(folder, "tabbyapi-exl2", "--exl2") as subject:
+        yield subject
+
+
+@asynccontextmanager
+async def _tabbyapi(folder: Path, kind: str, *options: str) -> AsyncIterator[Subject]:
+    binary = program(folder, "tabby.sh", "fake_tabbyapi.py", *PACE, *options)
     home = tabby_home(folder, "subject", "other")
-    settings = {"binary": str(binary), "directory": str(home), "api_key": KEY, "admin_key": f"{KEY}-admin"}
-    models = {name: {"backend": "tabbyapi", "path": str(home / "models" / name)} for name in ("subject", "other")}
-    async with running(folder / "router", models, backends={"tabbyapi": settings}) as router:
-        yield _subject(router, percent=True, context_length=4096, key=KEY, keeps_server=True)
+    settings = {"binary": str(binary), "directory": str(home)}
+    models = {name: {"backend": kind, "path": str(home / "models" / name)} for name in ("subject", "other")}
+    async with running(folder / "router", models, backends={kind: settings}) as router:
+        keys = (KEY, f"{KEY}-admin")
+        yield _subject(router, percent=True, context_length=4096, keys=keys, keeps_server=True)
 
 
 @asynccontextmanager
@@ -123,7 +139,7 @@ async def tabbyapi_by_script(folder: Path) -> AsyncIterator[Subject]:
     script.chmod(0o755)
     model = {"backend": "tabbyapi", "script": str(script), "api_key": KEY, "port": Ports().take()}
     async with running(folder / "router", {"subject": model, "other": OTHER}) as router:
-        yield _subject(router, context_length=4096, key=KEY)
+        yield _subject(router, context_length=4096, keys=(KEY,))
 
 
 @asynccontextmanager
@@ -158,6 +174,7 @@ KINDS: dict[str, Make] = {
         sglang,
         vllm,
         tabbyapi,
+        tabbyapi_exl2,
         tabbyapi_by_script,
         openai_by_command,
         openai_by_url,

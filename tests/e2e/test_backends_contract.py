@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from conformance.points import POINTS, CannotRunError, Point, Subject
+from conformance.points import POINTS, SLOW, CannotRunError, Point, Subject
 from engines import KINDS, Standing
 
 
@@ -19,7 +19,12 @@ def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     standing.end()
 
 
-@pytest.mark.parametrize("point", POINTS.values(), ids=POINTS)
+ASKED = [
+    pytest.param(point, id=name, marks=[pytest.mark.slow] if name in SLOW else []) for name, point in POINTS.items()
+]
+
+
+@pytest.mark.parametrize("point", ASKED)
 async def test_point(subject: Subject, point: Point) -> None:
     try:
         await point(subject)

@@ -13,6 +13,8 @@ Started with --model-name it loads that one before its port opens, and ends if i
 one higher and only its log says so.
 
 Beside the engine's own options, and those of `fake_server`:
+  --exl2                    as the branch exl2-checkpoint (79126f9): a load ends when its client leaves, and no model is
+                            there then
   --modules N               steps of a load (8)
   --endless-pings           a stream that an unload cancels sends pings for ever, instead of an error
   --ping-s S                between comment pings (15, as the engine)
@@ -204,11 +206,15 @@ class FakeTabbyAPI(FakeServer):
             await exchange.json(400, {"detail": words})
         else:
             events: asyncio.Queue[Json | None] = asyncio.Queue()
-            # A client that leaves doesn't end the load.
-            spawn(self.load_for(name, body, events))
-            await exchange.begin_stream(self.stream_kind)
-            await self.pass_on(exchange, events)
-            await exchange.end_stream()
+            load = spawn(self.load_for(name, body, events))
+            try:
+                await exchange.begin_stream(self.stream_kind)
+                await self.pass_on(exchange, events)
+                await exchange.end_stream()
+            except ConnectionError:
+                if self.options.exl2:  # else a client that leaves doesn't end the load
+                    load.cancel()
+                raise
 
     async def pass_on(self, exchange: Exchange, events: "asyncio.Queue[Json | None]") -> None:
         while True:
@@ -364,6 +370,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         values="--config --host --max-seq-len --cache-size --cache-mode --gpu-split --unsafe-launch --use-as-default"
         " --inline-model-loading --backend --send-tracebacks --sse-ping-interval",
     )
+    parser.add_argument("--exl2", action="store_true")
     parser.add_argument("--modules", type=int, default=8)
     parser.add_argument("--endless-pings", action="store_true")
     parser.add_argument("--ping-s", type=float, default=15.0)
