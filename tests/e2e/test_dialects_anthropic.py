@@ -68,6 +68,25 @@ async def test_the_official_client_gets_whole_and_streamed_messages(
     assert short.stop_reason == "max_tokens"
 
 
+async def test_the_official_client_lists_the_models(fakes: RouterProcess, client_for: ClientFor) -> None:
+    client = client_for(fakes)
+    models = [model async for model in client.models.list()]
+    assert [(model.id, model.display_name, model.type) for model in models] == [
+        (name, name, "model") for name in ("a", "dying", "failing")
+    ]
+    assert (await client.models.retrieve("claude-local")).id == "a"
+    assert models[0].created_at.year >= 2026
+
+
+async def test_a_client_that_leaves_takes_its_request_along(fakes: RouterProcess, client_for: ClientFor) -> None:
+    async with client_for(fakes).messages.stream(
+        model="a", max_tokens=100_000, messages=MESSAGES, extra_body={"ignored": True}
+    ) as stream:
+        async for _ in stream.text_stream:
+            break
+    await fakes.when("a", lambda status: status["leases"] == 0)
+
+
 async def test_tokens_are_counted_by_the_model_once_it_is_ready(router: RouterProcess, client_for: ClientFor) -> None:
     client = client_for(router)
     guess = await client.messages.with_raw_response.count_tokens(model="tiny-a", messages=MESSAGES)

@@ -209,6 +209,26 @@ async def test_a_stream_waits_in_empty_lines_and_ends_in_an_error_line(a_router:
     assert list(lines[-1]) == ["error"]
 
 
+async def test_open_webui_waits_in_silence_so_that_a_failed_load_has_a_status(a_router: RouterProcess) -> None:
+    """It reads no error within Ollama's stream: the user would see an empty answer."""
+    headers = {"user-agent": "Python/3.11 aiohttp/3.14.5"}
+    async with a_router.client() as client:
+        failed = await client.post("/api/chat", json={"model": "failing", "messages": MESSAGES}, headers=headers)
+        assert failed.status_code == 503
+        assert "failing" in failed.json()["error"]
+        said = await client.post("/api/chat", json={"model": "a", "messages": MESSAGES}, headers=headers)
+    lines = [json.loads(line) for line in said.text.splitlines()]
+    assert lines[0]["message"]["content"], "no line before the first word"
+
+
+async def test_open_webuis_own_requests_load_nothing_here_either(a_router: RouterProcess) -> None:
+    task = [{"role": "user", "content": "### Task:\nGenerate a concise title"}]
+    async with a_router.client() as client:
+        refused = await client.post("/api/chat", json={"model": "a", "messages": task, "stream": False})
+    assert refused.status_code == 503
+    assert (await a_router.status())["a"]["state"] == "unloaded"
+
+
 async def test_a_failed_load_is_an_error_with_the_servers_last_words(
     a_router: RouterProcess, client_for: ClientFor
 ) -> None:

@@ -28,7 +28,7 @@ from llm_router.relay.headers import RequestHead
 from llm_router.relay.lease import Dispatcher, Upstream, Waiter
 from llm_router.relay.request import Preferences, Target
 from llm_router.relay.sink import Sink
-from llm_router.relay.status_text import Mode, Progress
+from llm_router.relay.status_text import Mode, Progress, is_open_webui
 
 _LARGEST_REPLY = 256 * 1024 * 1024
 _STATUS = b"x-llm-router-status"
@@ -94,11 +94,13 @@ class _Timed:
 
 @dataclass(slots=True, kw_only=True)
 class Asked:
-    """What is to be asked of the relay, and who translates the reply."""
+    """What is to be asked of the relay, and who translates the reply. `silent`: nothing is sent before the model is
+    ready, so that a load that fails is an error reply and not one within a stream."""
 
     target: Target
     body: bytes
     translation: Translation
+    silent: bool = False
 
 
 class TranslatingSink:
@@ -225,10 +227,16 @@ class Conversation:
         _check_type(self._pairs)
         return body
 
+    @property
+    def is_open_webui(self) -> bool:
+        return is_open_webui(dict(self._pairs))
+
     async def relay(self, asked: Asked) -> None:
         """Returns when the reply is complete or the client has left; then no lease is left open."""
         self._translating.translate(asked.translation)
-        exchange = self._sink.exchange = Exchange(self._services, self._translating, asked.target, _head(self._pairs))
+        exchange = self._sink.exchange = Exchange(
+            self._services, self._translating, asked.target, _head(self._pairs, silent=asked.silent)
+        )
         exchange.start(asked.body)
         await deliver(self._sink, exchange, self._receive, self._send)
 
@@ -301,9 +309,9 @@ def _check_type(pairs: Headers) -> None:
         raise UnsupportedMediaType('cannot read this: send JSON with "Content-Type: application/json"')
 
 
-def _head(pairs: Headers) -> RequestHead:
-    """What the relay is to know of the client's headers. Waiting is told as comments, which the sink understands;
-    "off" stays."""
-    status = b"off" if dict(pairs).get(_STATUS, b"").strip().lower() == b"off" else b"comment"
+def _head(pairs: Headers, *, silent: bool) -> RequestHead:
+    """What the relay is to know of the client's headers. Waiting is told as comments, which the sink understands."""
+    is_off = silent or dict(pairs).get(_STATUS, b"").strip().lower() == b"off"
+    status = b"off" if is_off else b"comment"
     kept = [(name, value) for name, value in pairs if name not in _DROPPED]
     return RequestHead([*kept, _JSON, (_STATUS, status)])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 from starlette.requests import Request
@@ -142,7 +142,8 @@ class _Answered:
         except LlmRouterError as error:
             await talk.refuse(error)
             return
-        await talk.relay(question.relayed)
+        # Its connection to Ollama has no place for an error within a stream: the user would see an empty answer.
+        await talk.relay(replace(question.relayed, silent=talk.is_open_webui))
         if question.asked.keep_alive_s == 0:
             self._let_go(question.entry.name)
 

@@ -10,11 +10,13 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from llm_router.api.catalog import Catalog
+from llm_router.dialects import anthropic_reply
 from llm_router.errors import ModelNotFound
 from llm_router.relay.asgi import relay
 from llm_router.relay.exchange import Services
 from llm_router.relay.request import Kind, Target
 
+_ANTHROPICS = "anthropic-version"
 _INFERENCE = {
     "/v1/chat/completions": Kind.CHAT,
     "/v1/completions": Kind.COMPLETION,
@@ -26,19 +28,21 @@ TARGETS = {path.encode(): Target(kind=kind, method=b"POST", path=path.encode()) 
 
 
 def models(catalog: Catalog) -> APIRouter:
-    """`GET /v1/models` and `/v1/models/{id}`, from memory."""
+    """`GET /v1/models` and `/v1/models/{id}`, from memory; in Anthropic's words for its clients, which say so."""
     router = APIRouter(tags=["openai"])
 
     @router.get("/v1/models")
-    async def list_models() -> dict[str, Any]:
-        return catalog.listing()
+    async def list_models(request: Request) -> dict[str, Any]:
+        listing = catalog.listing()
+        return anthropic_reply.model_list(listing) if _ANTHROPICS in request.headers else listing
 
     @router.get("/v1/models/{model:path}")
-    async def get_model(model: str) -> dict[str, Any]:
+    async def get_model(model: str, request: Request) -> dict[str, Any]:
         entry = catalog.find(model)
         if entry is None:
             raise ModelNotFound(f"cannot find the model {model!r}: GET /v1/models lists them", param="model")
-        return catalog.describe(entry)
+        card = catalog.describe(entry)
+        return anthropic_reply.model_card(card) if _ANTHROPICS in request.headers else card
 
     return router
 

@@ -7,6 +7,8 @@ once, before the model is even loaded, so what it cost to read the prompt stands
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -63,6 +65,19 @@ def _message(problem: Problem) -> str:
     if problem.n_prompt_tokens is not None and problem.n_ctx is not None:
         numbers = f": {problem.n_prompt_tokens} tokens > {problem.n_ctx} maximum"
     return f"prompt is too long{numbers}. {problem.message}"
+
+
+def model_list(listed: Mapping[str, Any]) -> dict[str, Any]:
+    """OpenAI's list of models, as the router gives it."""
+    data = [model_card(card) for card in listed["data"]]
+    ids = [card["id"] for card in data] or [None]
+    return {"data": data, "has_more": False, "first_id": ids[0], "last_id": ids[-1]}
+
+
+def model_card(card: Mapping[str, Any]) -> dict[str, Any]:
+    """One of it."""
+    created = datetime.fromtimestamp(card["created"], UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {"type": "model", "id": card["id"], "display_name": card["name"], "created_at": created}
 
 
 def estimate(messages: list[dict[str, Any]], tools: list[dict[str, Any]]) -> int:

@@ -200,7 +200,7 @@ def _content(message: Message) -> str | list[dict[str, Any]]:
 
 
 def _image(data: str) -> str:
-    if data.startswith("data:"):
+    if data.startswith(("data:", "http://", "https://")):
         return data
     kind = next((kind for start, kind in _IMAGES.items() if data.startswith(start)), "image/png")
     return f"data:{kind};base64,{data}"
@@ -214,7 +214,8 @@ def _assistant(message: Message, open_calls: list[tuple[str, str]], place: int) 
     for number, call in enumerate(message.tool_calls or ()):
         id_ = call.id or f"call_{place}_{number}"
         open_calls.append((id_, call.function.name))
-        arguments = _encode(call.function.arguments).decode()
+        said_with = call.function.arguments
+        arguments = said_with if isinstance(said_with, str) else _encode(said_with).decode()
         function = {"name": call.function.name, "arguments": arguments}
         calls.append({"id": id_, "type": "function", "function": function})
     if calls:

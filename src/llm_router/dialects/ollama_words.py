@@ -17,7 +17,7 @@ Number = Annotated[float, msgspec.Meta(ge=-1e12, le=1e12)]
 
 class Function(msgspec.Struct):
     name: str
-    arguments: dict[str, msgspec.Raw] = {}
+    arguments: dict[str, msgspec.Raw] | str = {}
 
 
 class Call(msgspec.Struct):
