@@ -11,7 +11,6 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +42,7 @@ async def run(result: Result, stops: Mapping[str, Prepared], folder: Path, say: 
     await router.start()
     received = ""
     try:
-        for number, (before, after) in enumerate(pairwise((None, *TOUR)), start=1):
+        for number, (before, after) in enumerate(zip((None, *TOUR[:-1]), TOUR, strict=True), start=1):
             name = f"{number}. {before or 'nothing'} → {after}"
             try:
                 events, said = await _switch(router, stops, before, after, is_known=after in TOUR[: number - 1])

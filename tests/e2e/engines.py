@@ -197,9 +197,9 @@ class Standing:
 
 
 @asynccontextmanager
-async def server(fake_program: str, *options: str) -> AsyncIterator[str]:
-    """One of the programs on its own; its base URL, once it listens."""
-    port = Ports().take()
+async def server(fake_program: str, *options: str, port: int | None = None) -> AsyncIterator[str]:
+    """One of the programs on its own, at a free port if none is named; its base URL, once it listens."""
+    port = port or Ports().take()
     argv = [sys.executable, "-IS", str(PROGRAMS / fake_program), "--port", str(port), *options]
     process = await asyncio.create_subprocess_exec(*argv, stdout=asyncio.subprocess.PIPE)
     assert process.stdout is not None

@@ -113,7 +113,8 @@ class RouterProcess:
     def client(self) -> httpx.AsyncClient:
         # Without `verify=False` each one reads the machine's certificates, which takes 30 ms.
         limits = httpx.Limits(max_connections=None)
-        return httpx.AsyncClient(base_url=self.url, timeout=30, limits=limits, verify=False)
+        # Longer than the half minute of silence after which a server is looked at.
+        return httpx.AsyncClient(base_url=self.url, timeout=45, limits=limits, verify=False)
 
     async def chat(self, model: str, *, headers: dict[str, str] | None = None, **more: Any) -> Events:
         """One streamed chat, from begin to end."""
