@@ -40,6 +40,8 @@ class FakeRouter(ThreadingHTTPServer):
         self.devices: list[dict[str, Any]] = []
         self.why: dict[str, Any] = {}
         self.unloaded = True
+        self.reloaded: dict[str, Any] = {}
+        self.about: dict[str, Any] = {}
         self.error: tuple[int, dict[str, Any]] | None = None
         self.log = ["first line", "second line"]
         self.hold = threading.Event()
@@ -58,7 +60,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if self.path == "/admin/status":
             about = {"version": "1", "pid": 7, "uptime_s": 1.5, "config": "c.json"}
-            self._json({**about, "devices": self.server.devices, "models": self.server.models})
+            self._json({**about, **self.server.about, "devices": self.server.devices, "models": self.server.models})
             return
         if self.path.startswith("/admin/why/"):
             self._json(self.server.why)
@@ -72,6 +74,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self._note(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
         if self._refused():
+            return
+        if self.path == "/admin/reload":
+            self._json(self.server.reloaded)
             return
         if self.path == "/admin/unload":
             self._json({"unloaded": self.server.unloaded})

@@ -231,3 +231,45 @@ def test_why_of_an_unknown_model_is_1(router: FakeRouter) -> None:
     result = run("why", "x")
     assert result.exit_code == 1
     assert "cannot find the model" in result.stderr
+
+
+PROBLEM = {"file": "/etc/c.json", "line": 3, "key": "models.a", "message": "it is wrong", "remedy": "write it right"}
+UNCHANGED: dict[str, Any] = {
+    "reloaded": True,
+    "added": [],
+    "removed": [],
+    "restarted": [],
+    "changed": [],
+    "settings": [],
+    "needs_restart": [],
+    "problems": [],
+}
+
+
+def test_reload_says_what_is_different_now(router: FakeRouter) -> None:
+    router.reloaded = {**UNCHANGED, "restarted": ["a", "b"], "needs_restart": ["router_port"]}
+    router.reloaded["problems"] = [{**PROBLEM, "fatal": False}]
+    result = run("reload")
+    assert (result.exit_code, router.asked[-1]) == (0, ("POST /admin/reload", {}))
+    assert result.stdout.splitlines() == ["to be started anew: a, b", "in force after a restart: router_port"]
+    assert "warning: /etc/c.json:3: models.a: it is wrong: write it right" in result.stderr
+    router.reloaded = UNCHANGED
+    assert run("reload").stdout == "nothing has changed\n"
+    assert json.loads(run("reload", "--json").stdout) == UNCHANGED
+
+
+def test_a_reload_of_a_broken_file_is_exit_1(router: FakeRouter) -> None:
+    router.error = (422, {"error": {"message": "cannot use the changed …", "code": "invalid_configuration"}})
+    result = run("reload")
+    assert (result.exit_code, result.stderr) == (1, "llm-router: cannot use the changed …\n")
+
+
+def test_status_names_what_of_the_file_is_not_in_force(router: FakeRouter) -> None:
+    router.about = {"config_problems": [{**PROBLEM, "fatal": True}], "needs_restart": ["host"]}
+    result = run("status")
+    assert result.stderr.splitlines() == [
+        "the configuration file has mistakes, so what was read before stays in force:",
+        "  /etc/c.json:3: models.a: it is wrong: write it right",
+        "in force after a restart: host",
+    ]
+    assert result.exit_code == 0

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -32,6 +33,7 @@ class World:
         self.answers: dict[str, bytes | int] = {}
         self.told: list[list[str]] = []
         self.models: Sequence[RemoteModel] = ()
+        self.on_told: Callable[[], None] = lambda: None
         self.endpoints = Endpoints(endpoints, ask=self._ask, is_taken=lambda name: name in taken, tell=self._tell)
 
     async def _ask(self, address: Address, call: HttpCall) -> Answer:
@@ -48,6 +50,7 @@ class World:
     def _tell(self, models: Sequence[RemoteModel]) -> None:
         self.models = models
         self.told.append(sorted(model.name for model in models))
+        self.on_told()
 
     async def refresh(self) -> list[str]:
         await self.endpoints.refresh()
@@ -123,13 +126,16 @@ async def test_a_silent_endpoint_is_asked_again_sooner(monkeypatch: pytest.Monke
 
     pauses: list[float] = []
 
-    async def sleep(seconds: float) -> None:
+    timeout = asyncio.timeout
+
+    def at_once(seconds: float) -> asyncio.Timeout:
         pauses.append(seconds)
         world.answers["lab"] = listing("a")
         if len(pauses) == 2:
             raise Enough
+        return timeout(0)
 
-    monkeypatch.setattr(module.asyncio, "sleep", sleep)
+    monkeypatch.setattr(module.asyncio, "timeout", at_once)
     world = World(endpoint("lab"))
     with pytest.raises(Enough):
         await world.endpoints.keep_up()
@@ -147,3 +153,37 @@ def test_what_is_no_model_is_passed_over() -> None:
     found = models_of(json.dumps({"data": entries}).encode(), endpoint("lab"))
     assert found is not None
     assert [(model.id, model.context_length) for model in found] == [("a", 4096), ("b", None)]
+
+
+# -- another configuration
+
+
+async def test_endpoints_that_stay_keep_their_models_and_others_take_theirs_along() -> None:
+    world = World(endpoint("lab"), endpoint("cloud"))
+    world.answers = {"lab": listing("qwen"), "cloud": listing("gpt"), "new": listing("phi")}
+    await world.refresh()
+    kept = world.endpoints.configure([endpoint("cloud"), endpoint("new")])
+    assert [model.name for model in kept] == ["gpt"]
+    assert await world.refresh() == ["gpt", "phi"]
+
+
+async def test_one_that_is_asked_otherwise_now_is_asked_anew() -> None:
+    world = World(endpoint("lab"))
+    world.answers = {"lab": listing("qwen")}
+    await world.refresh()
+    assert world.endpoints.configure([endpoint("lab", prefix="lab/")]) == ()
+    assert await world.refresh() == ["lab/qwen"]
+
+
+async def test_a_new_endpoint_is_asked_at_once() -> None:
+    world = World()
+    world.answers = {"lab": listing("qwen")}
+    heard = asyncio.Event()
+    world.on_told = heard.set
+    keeping = asyncio.ensure_future(world.endpoints.keep_up())  # noqa: TID251
+    await asyncio.sleep(0)
+    world.endpoints.configure([endpoint("lab")])
+    async with asyncio.timeout(5):
+        await heard.wait()
+    keeping.cancel()
+    assert world.told == [["qwen"]]

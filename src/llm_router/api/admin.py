@@ -6,9 +6,9 @@ import asyncio
 import json
 import os
 import time
-from collections.abc import AsyncIterator, Callable
-from dataclasses import asdict
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
 
 import msgspec
 from fastapi import APIRouter, Request
@@ -18,12 +18,33 @@ from llm_router import __version__
 from llm_router.api import explain
 from llm_router.api.catalog import Catalog, Entry
 from llm_router.api.errors import body_of
+from llm_router.config.problems import Problem
+from llm_router.config.reload import Difference
 from llm_router.core.views import Snapshot
-from llm_router.errors import InvalidRequest, LlmRouterError, ModelNotFound, UnsupportedMediaType
+from llm_router.errors import ConfigError, InvalidRequest, LlmRouterError, ModelNotFound, UnsupportedMediaType
 from llm_router.relay.lease import Upstream
 from llm_router.runtime.supervisor import Supervisor
 
 _TICK_S = 0.25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reloaded:
+    """What became of a reload. `difference` None: the file has fatal problems, and nothing has changed."""
+
+    difference: Difference | None
+    problems: Sequence[Problem]
+
+
+class Reloading(Protocol):
+    """Reads the configuration again. `problems`: of the file as it was read last. `needs_restart`: settings in it that
+    aren't in force yet."""
+
+    @property
+    def problems(self) -> Sequence[Problem]: ...
+    @property
+    def needs_restart(self) -> Sequence[str]: ...
+    async def reload(self) -> Reloaded: ...
 
 
 class _Named(msgspec.Struct):
@@ -53,7 +74,10 @@ class _Loaded:
 
 
 class Admin:
-    """`config_path`: shown in the status; None when the configuration came from elsewhere (the demo)."""
+    """`config_path`: shown in the status; None when the configuration came from elsewhere (the demo). `reloading`: set
+    where there is a file to read again."""
+
+    reloading: Reloading | None = None
 
     def __init__(
         self, supervisor: Supervisor, catalog: Catalog, config_path: str | None, now: Callable[[], float]
@@ -69,6 +93,7 @@ class Admin:
         router.get("/status")(self.status)
         router.post("/load")(self.load)
         router.post("/unload")(self.unload)
+        router.post("/reload")(self.reload)
         router.get("/logs/{model:path}")(self.logs)
         router.get("/why/{model:path}")(self.why)
         router.get("/decisions")(self.decisions)
@@ -76,12 +101,14 @@ class Admin:
 
     async def status(self) -> dict[str, Any]:
         """The devices, and every configured model with its instance, if it has one."""
-        snapshot = self._supervisor.handle.scheduler.snapshot()
+        snapshot, reloading = self._supervisor.handle.scheduler.snapshot(), self.reloading
         return {
             "version": __version__,
             "pid": os.getpid(),
             "uptime_s": round(self._now() - self._started_at, 1),
             "config": self._config_path,
+            "config_problems": [] if reloading is None else _listed(reloading.problems),
+            "needs_restart": [] if reloading is None else list(reloading.needs_restart),
             "devices": [asdict(device) for device in self._supervisor.devices()],
             "models": [self._model_status(entry, snapshot) for entry in self._catalog.entries.values()],
         }
@@ -149,6 +176,22 @@ class Admin:
                 await self._supervisor.changed()
         return JSONResponse({"unloaded": instance is not None})
 
+    async def reload(self) -> JSONResponse:
+        """Read the configuration again and do what it says. Answers when that is in force; models that must leave for
+        it leave afterwards."""
+        if self.reloading is None:
+            raise InvalidRequest(
+                "cannot reload: this router has no configuration file; start it with `llm-router serve`"
+            )
+        outcome = await self.reloading.reload()
+        problems = _listed(outcome.problems)
+        if outcome.difference is None:
+            fatal = [problem for problem in outcome.problems if problem.fatal]
+            more = f" (and {len(fatal) - 1} more)" if len(fatal) > 1 else ""
+            error = ConfigError(f"cannot use the changed configuration, so the one before stays: {fatal[0]}{more}")
+            return JSONResponse({**body_of(error), "reloaded": False, "problems": problems}, 422)
+        return JSONResponse({"reloaded": True, **asdict(outcome.difference), "problems": problems})
+
     async def logs(self, model: str, follow: int = 0, lines: int = 50) -> StreamingResponse:
         """The output of the model's server, as plain text; `follow=1` goes on until the instance is gone."""
         entry = self._find(model)
@@ -197,6 +240,10 @@ class Admin:
         if entry is None:
             raise ModelNotFound(f"cannot find the model {name!r}: `llm-router status` lists them", param="model")
         return entry
+
+
+def _listed(problems: Sequence[Problem]) -> list[dict[str, Any]]:
+    return [problem.as_json() for problem in problems]
 
 
 def _line(value: dict[str, Any]) -> bytes:

@@ -23,7 +23,8 @@ from llm_router.history.base import History
 from llm_router.launchers.base import Identity
 from llm_router.launchers.systemd import Known
 from llm_router.relay.body import Parameters
-from llm_router.relay.request import Model
+from llm_router.relay.request import Model, Preferences
+from llm_router.relay.status_text import Mode
 from llm_router.runtime.footprints import footprint_mib
 from llm_router.runtime.instances import Launch
 
@@ -33,11 +34,20 @@ _FIRST_RECOGNISED = 1_000_001
 
 
 def specs(
-    config: Config, launching: Mapping[str, Launch], devices: Mapping[str, DeviceReading], history: History
+    config: Config,
+    launching: Mapping[str, Launch],
+    devices: Mapping[str, DeviceReading],
+    history: History,
+    before: Mapping[str, ModelSpec] | None = None,
 ) -> dict[str, ModelSpec]:
-    """For the scheduler. What the configuration leaves open is asked of history, backends and the models' files."""
+    """For the scheduler. What the configuration leaves open is asked of history, backends and the models' files.
+    `before`: what the scheduler knows; of a model that starts as before it has learned more since than there is to ask.
+    """
 
     def unsaid(name: str) -> int | None:
+        known = (before or {}).get(name)
+        if known is not None and known.launch_key == launching[name].key and not known.is_declared:
+            return known.footprint_mib
         return footprint_mib(launching[name], room.placed_on(config, name, devices), devices, history)
 
     keys = {name: launch.key for name, launch in launching.items()}
@@ -127,6 +137,14 @@ def entry(config: Config, name: str) -> Entry:
         capabilities=config.capabilities_of(name),
         context_length=model.context_length,
         hidden=model.hidden,
+    )
+
+
+def preferences(config: Config) -> Preferences:
+    """What clients get who don't say what they want."""
+    return Preferences(
+        status=None if config.status == "auto" else Mode(config.status),
+        performance={"always": True, "never": False}.get(config.performance_line),
     )
 
 

@@ -11,7 +11,7 @@ from llm_router.api.catalog import Catalog, Entry
 from llm_router.backends.base import Backend, LaunchRequest
 from llm_router.config import guess
 from llm_router.config.schema import Config
-from llm_router.core.specs import ModelSpec
+from llm_router.core.specs import ModelSpec, PolicySpec
 from llm_router.relay.request import Model
 from llm_router.runtime.endpoints import Endpoint, RemoteModel
 from llm_router.runtime.instances import Launch
@@ -71,8 +71,22 @@ class Merging:
         self._supervisor = supervisor
         self._names: set[str] = set()
 
-    def apply(self, models: Sequence[RemoteModel]) -> None:
-        """These, and the configured ones, are the models from now on. What is gone finishes its open requests."""
+    def is_taken(self, name: str) -> bool:
+        """Whether a configured model has this name."""
+        return self._config.canonical(name) is not None
+
+    def configure(
+        self, config: Config, specs: dict[str, ModelSpec], policy: PolicySpec, models: Sequence[RemoteModel]
+    ) -> None:
+        """Another configuration, whose own models `launches`, `relayed` and `catalog` have already; `models`: what is
+        known of its endpoints."""
+        self._config, self._specs = config, specs
+        self._names.clear()
+        self.apply(models, policy)
+
+    def apply(self, models: Sequence[RemoteModel], policy: PolicySpec | None = None) -> None:
+        """These, and the configured ones, are the models from now on. What is gone finishes its open requests.
+        `policy`: None: as before."""
         names = {model.name for model in models}
         for gone in self._names - names:
             del self._relayed[gone]  # its launch stays: an instance of it may still be leaving
@@ -81,7 +95,7 @@ class Merging:
         remote = {
             name: ModelSpec(name=name, footprint_mib=0, launch_key=launch.key) for name, launch in launches.items()
         }
-        self._supervisor.change_models({**self._specs, **remote})
+        self._supervisor.change_models({**self._specs, **remote}, policy)
         self._relayed.update({name: Model(name=name) for name in names})
         self._catalog.merge([_entry(model) for model in models])
         self._names = names

@@ -8,7 +8,8 @@ import logging
 import signal
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 
@@ -23,6 +24,7 @@ from llm_router.api.llamacpp_admin import Management
 from llm_router.api.ollama import Ollama
 from llm_router.api.openai import TARGETS
 from llm_router.app import notify, parts, remote
+from llm_router.app.reload import Reloader, Running, watching
 from llm_router.backends import registry
 from llm_router.config import room, specs
 from llm_router.config.schema import Config
@@ -36,8 +38,6 @@ from llm_router.launchers.process import ProcessLauncher
 from llm_router.launchers.systemd import SystemdLauncher
 from llm_router.relay import protocol
 from llm_router.relay.exchange import Services
-from llm_router.relay.request import Preferences
-from llm_router.relay.status_text import Mode
 from llm_router.runtime.endpoints import Endpoints
 from llm_router.runtime.supervisor import Supervisor
 
@@ -48,26 +48,39 @@ _BACKLOG = 2048
 _WARM = 0.9  # of a model's files in the page cache: a load from there takes as long as one from all of it
 
 
-def serve(config: Config, path: Path | None, on_ready: Callable[[str], None]) -> int:
-    """Run the router until a signal ends it. `path`: where `config` came from, for the status; `on_ready` is called
-    with the base URL once requests are taken. Returns the exit code. Raises: ConfigError."""
+def serve(
+    config: Config,
+    path: Path | None,
+    on_ready: Callable[[str], None],
+    overrides: Mapping[str, object] | None = None,
+) -> int:
+    """Run the router until a signal ends it. `path`: where `config` came from, with `overrides` over it; it is read
+    again when it changes. None: from no file. `on_ready` is called with the base URL once requests are taken. Returns
+    the exit code. Raises: ConfigError."""
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # its comings and goings are ours to tell
     listener = listen(config.host, config.router_port)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(config, path, listener, on_ready))
+        return runner.run(_serve(config, path, listener, on_ready, overrides or {}))
 
 
-async def _serve(config: Config, path: Path | None, listener: socket.socket, on_ready: Callable[[str], None]) -> int:
+async def _serve(
+    config: Config,
+    path: Path | None,
+    listener: socket.socket,
+    on_ready: Callable[[str], None],
+    overrides: Mapping[str, object],
+) -> int:
     reader = open_reader()
     devices = await asyncio.to_thread(reader.read)
     history = await asyncio.to_thread(Store, config.state_folder / "history.sqlite")
     backends = registry.load()
     launches = parts.launches(config, backends)
     models = parts.specs(config, launches, devices, history)
+    policy, reserve_mib = specs.policy(config, devices), room.reserves(config, devices)
     relayed = parts.models(config)
     supervisor = Supervisor(
         models=models,
-        policy=specs.policy(config, devices),
+        policy=policy,
         launches=launches,
         launcher=Launchers(
             processes=ProcessLauncher(config.state_folder),
@@ -76,7 +89,7 @@ async def _serve(config: Config, path: Path | None, listener: socket.socket, on_
         response_timeout_s=config.response_timeout,
         leave_on_exit=config.on_exit == "leave",
         reader=reader,
-        reserve_mib=room.reserves(config, devices),
+        reserve_mib=reserve_mib,
         device_mib=lambda name: devices[name].total_mib if name in devices else None,
         is_warm=lambda path: cached_fraction(Path(path)) >= _WARM,
         history=history,
@@ -92,10 +105,7 @@ async def _serve(config: Config, path: Path | None, listener: socket.socket, on_
         pool=supervisor.pool,
         models=relayed,
         render=render,
-        preferences=Preferences(
-            status=None if config.status == "auto" else Mode(config.status),
-            performance={"always": True, "never": False}.get(config.performance_line),
-        ),
+        preferences=parts.preferences(config),
     )
     now = asyncio.get_running_loop().time
     admin = Admin(supervisor, catalog, None if path is None else str(path), now)
@@ -112,7 +122,7 @@ async def _serve(config: Config, path: Path | None, listener: socket.socket, on_
         server_header=False,
         date_header=False,
         timeout_keep_alive=_KEEP_ALIVE_S,
-        timeout_graceful_shutdown=int(config.drain_timeout) or 1,
+        timeout_graceful_shutdown=_grace_s(config),
         backlog=_BACKLOG,
     )
 
@@ -128,7 +138,7 @@ async def _serve(config: Config, path: Path | None, listener: socket.socket, on_
     elsewhere = Endpoints(
         remote.endpoints(config, backends["openai"]),
         ask=calls.ask,
-        is_taken=lambda name: config.canonical(name) is not None,
+        is_taken=merging.is_taken,
         tell=merging.apply,
     )
 
@@ -137,8 +147,7 @@ async def _serve(config: Config, path: Path | None, listener: socket.socket, on_
         for name, model in config.models.items():
             if model.preload:
                 supervisor.load(name)
-        if config.endpoints:
-            supervisor.tasks.spawn("endpoints", elsewhere.keep_up())
+        supervisor.tasks.spawn("endpoints", elsewhere.keep_up())
 
     notifier = notify.from_environment()
 
@@ -152,12 +161,41 @@ async def _serve(config: Config, path: Path | None, listener: socket.socket, on_
 
     supervisor.tasks.spawn("watchdog", notifier.keep_alive())
     server = _Server(settings, prepare, started, stopping)
-    try:
-        await server.serve(sockets=[listener])
-    finally:
-        await supervisor.close()
-        await asyncio.to_thread(history.close)
+    running = Running(
+        config=config,
+        devices=devices,
+        history=history,
+        backends=backends,
+        launches=launches,
+        relayed=relayed,
+        reserve_mib=reserve_mib,
+        specs=models,
+        policy=policy,
+        services=services,
+        catalog=catalog,
+        supervisor=supervisor,
+        merging=merging,
+        elsewhere=elsewhere,
+    )
+
+    def follow(changed: Config) -> None:
+        settings.timeout_graceful_shutdown = _grace_s(changed)
+
+    with ExitStack() as stack:
+        if path is not None:
+            reloader = Reloader(path, running, overrides=overrides, follow=follow, notifier=notifier)
+            admin.reloading = reloader
+            stack.enter_context(watching(path, reloader.ask))
+        try:
+            await server.serve(sockets=[listener])
+        finally:
+            await supervisor.close()
+            await asyncio.to_thread(history.close)
     return 0
+
+
+def _grace_s(config: Config) -> int:
+    return int(config.drain_timeout) or 1
 
 
 class _Server(uvicorn.Server):

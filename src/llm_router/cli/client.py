@@ -57,6 +57,12 @@ class RouterClient:
             )
             return self._expected(self._checked(reply).json())
 
+    def reload(self) -> dict[str, Any]:
+        """Raises: Refused also where the file has mistakes."""
+        with self._translated():
+            reply = self._http.post("/admin/reload", json={}, timeout=httpx.Timeout(None, connect=_CONNECT_S))
+            return self._expected(self._checked(reply).json())
+
     def load(self, model: str) -> Iterator[dict[str, Any]]:
         """Each step of the load; ends with the one that has `ready`. Raises: Refused also where the load fails."""
         for line in self._lines("POST", "/admin/load", json={"model": model}):

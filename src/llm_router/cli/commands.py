@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -86,7 +86,7 @@ def serve(
     def on_ready(url: str) -> None:
         print(f"llm-router {__version__}: {count} model{'s' if count > 1 else ''} at {url}/v1", flush=True)
 
-    raise typer.Exit(router.serve(examined.config, path, on_ready))
+    raise typer.Exit(router.serve(examined.config, path, on_ready, overrides))
 
 
 @app.command()
@@ -111,7 +111,7 @@ def check_command(config: ConfigOption = None, as_json: JsonOption = False) -> N
     path = find(config)
     problems = check(path, kinds=_backend_kinds(), devices=_devices())
     if as_json:
-        print(json.dumps({"file": str(path), "problems": [_as_json(problem) for problem in problems]}, indent=2))
+        print(json.dumps({"file": str(path), "problems": [problem.as_json() for problem in problems]}, indent=2))
     else:
         for problem in problems:
             print(problem)
@@ -130,6 +130,8 @@ def status(url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
     if as_json:
         print(json.dumps(current, indent=2))
         return
+    for line in show.configuration(current):
+        print(line, file=sys.stderr)
     console = _console()
     console.print(show.status_table(current))
     if current["devices"]:
@@ -183,6 +185,24 @@ def unload(model: ModelArgument, url: UrlOption = DEFAULT_URL, as_json: JsonOpti
         print(f"{model} is unloaded" if outcome.get("unloaded") else f"{model} was not loaded")
 
 
+@app.command("reload")
+def reload_command(url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
+    """Have the router read its configuration again. Only models that start differently now are exchanged, once their
+    running answers are done; a file with mistakes changes nothing.
+
+    Exit codes: 0 the file is in force; 1 it has mistakes; 3 the router is not running.
+    """
+    with _errors_as_json(as_json):
+        outcome = RouterClient(url).reload()
+    if as_json:
+        print(json.dumps(outcome, indent=2))
+        return
+    for problem in outcome["problems"]:
+        print(f"warning: {show.problem(problem)}", file=sys.stderr)
+    for line in show.reloaded(outcome):
+        print(line)
+
+
 @app.command()
 def logs(
     model: ModelArgument,
@@ -230,17 +250,6 @@ def _devices() -> Mapping[str, DeviceReading]:
         return reader.read()
     finally:
         reader.close()
-
-
-def _as_json(problem: Problem) -> dict[str, Any]:
-    return {
-        "file": str(problem.file),
-        "line": problem.line,
-        "key": problem.key,
-        "message": problem.message,
-        "remedy": problem.remedy,
-        "fatal": problem.fatal,
-    }
 
 
 def _summary(problems: list[Problem]) -> str:

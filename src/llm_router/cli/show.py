@@ -48,6 +48,37 @@ def status_table(status: dict[str, Any]) -> Table:
     return table
 
 
+def problem(found: dict[str, Any]) -> str:
+    """`FILE:LINE: key: what is wrong: what to write instead`."""
+    where = f"{found['file']}:{found['line']}" if found["line"] else str(found["file"])
+    return f"{where}: {found['key'] + ': ' if found['key'] else ''}{found['message']}: {found['remedy']}"
+
+
+def configuration(status: dict[str, Any]) -> Iterable[str]:
+    """What is to be said of the file since the router has started; nothing where all of it is in force."""
+    problems = status.get("config_problems", [])
+    if any(found["fatal"] for found in problems):
+        yield "the configuration file has mistakes, so what was read before stays in force:"
+    yield from (f"  {problem(found)}" for found in problems)
+    if names := status.get("needs_restart"):
+        yield f"in force after a restart: {', '.join(names)}"
+
+
+_RELOADED = {
+    "added": "added",
+    "removed": "removed",
+    "restarted": "to be started anew",
+    "changed": "changed",
+    "settings": "in force now",
+    "needs_restart": "in force after a restart",
+}
+
+
+def reloaded(outcome: dict[str, Any]) -> list[str]:
+    lines = [f"{words}: {', '.join(outcome[key])}" for key, words in _RELOADED.items() if outcome[key]]
+    return lines or ["nothing has changed"]
+
+
 def device_table(status: dict[str, Any]) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("DEVICE", no_wrap=True)

@@ -31,6 +31,17 @@ class Problem:
     remedy: str
     fatal: bool = True
 
+    def as_json(self) -> dict[str, Any]:
+        """For programs."""
+        return {
+            "file": str(self.file),
+            "line": self.line,
+            "key": self.key,
+            "message": self.message,
+            "remedy": self.remedy,
+            "fatal": self.fatal,
+        }
+
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}" if self.line else str(self.file)
         return f"{where}: {self.key + ': ' if self.key else ''}{self.message}: {self.remedy}"

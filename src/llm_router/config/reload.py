@@ -42,7 +42,13 @@ class Difference:
 
 
 def difference(
-    before: Config, after: Config, launched: Mapping[str, str], launching: Mapping[str, str], running: Config
+    before: Config,
+    after: Config,
+    *,
+    launched: Mapping[str, str],
+    launching: Mapping[str, str],
+    running: Config,
+    needs_restart: frozenset[str] = NEEDS_RESTART,
 ) -> Difference:
     """`launched`, `launching`: the launch keys of each configuration's models. `running`: the configuration that the
     router was started with, which counts for what needs a restart."""
@@ -51,7 +57,7 @@ def difference(
     settings = [
         name
         for name in Config.model_fields
-        if name not in _SECTIONS | NEEDS_RESTART and getattr(before, name) != getattr(after, name)
+        if name not in _SECTIONS | needs_restart and getattr(before, name) != getattr(after, name)
     ]
     return Difference(
         added=tuple(name for name in after.models if name not in before.models),
@@ -59,5 +65,5 @@ def difference(
         restarted=tuple(restarted),
         changed=tuple(name for name in both if name not in restarted and before.models[name] != after.models[name]),
         settings=tuple(settings),
-        needs_restart=tuple(sorted(name for name in NEEDS_RESTART if getattr(running, name) != getattr(after, name))),
+        needs_restart=tuple(sorted(name for name in needs_restart if getattr(running, name) != getattr(after, name))),
     )

@@ -25,9 +25,10 @@ def models(
     }
 
 
-def policy(config: Config, devices: Devices) -> PolicySpec:
+def policy(config: Config, devices: Devices, budgets: Mapping[str, int | None] | None = None) -> PolicySpec:
+    """`budgets`: to be kept; None: as the configuration says."""
     return PolicySpec(
-        budgets=room.budgets(config, devices),
+        budgets=room.budgets(config, devices) if budgets is None else budgets,
         concurrency=config.concurrency,
         min_residency_s=config.min_residency,
         queue_limit=config.queue_limit,
@@ -41,7 +42,7 @@ def _unusable(config: Config, devices: Devices) -> dict[str, str]:
     mistakes = [*files.missing(config), *room.misfits(config, devices)]
     return {
         str(mistake.key[1]): (
-            f"cannot start {mistake.key[1]}: {mistake.message}; {mistake.remedy}, and restart the router"
+            f"cannot start {mistake.key[1]}: {mistake.message}; {mistake.remedy}, and run `llm-router reload`"
         )
         for mistake in mistakes
         if mistake.key[0] == "models" and mistake.key[2:] != ("pinned",)

@@ -92,7 +92,7 @@ class Pool:
         late_s: float = _LATE_S,
     ) -> None:
         self._spawn = spawn
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
         self._late_s = late_s
         self._idle: defaultdict[int, list[_Connection]] = defaultdict(list)
         self._open: defaultdict[int, set[_Connection]] = defaultdict(set)
@@ -183,7 +183,7 @@ class Pool:
         self.now = loop.time()
         for connections in list(self._open.values()):
             for connection in list(connections):
-                connection.expire(self.now, self._timeout_s, self._late_s)
+                connection.expire(self.now, self.timeout_s, self._late_s)
         self._sweeper = loop.call_later(_SWEEP_S, self._sweep)
 
 

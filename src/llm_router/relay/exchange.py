@@ -36,9 +36,9 @@ _ABOUT_THE_BODY = (b"content-type", b"content-encoding", b"etag", b"last-modifie
 _JSON = (b"content-type", b"application/json")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Services:
-    """What all exchanges share. `models` finds one by each of its names. `render` makes an HTTP reply of an error."""
+    """What all exchanges share; `preferences` may be replaced while they run. `models` finds one by each of its names. `render` makes an HTTP reply of an error."""
 
     dispatcher: Dispatcher
     pool: Pool

@@ -6,6 +6,7 @@ Counterparts: `backends`, which say how an endpoint is asked; `app`, which makes
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -68,21 +69,40 @@ class Endpoints:
         self._found: dict[str, tuple[RemoteModel, ...]] = {}
         self._silent: set[str] = set()
         self._told: tuple[RemoteModel, ...] = ()
+        self._others = asyncio.Event()
+
+    def configure(self, endpoints: Sequence[Endpoint]) -> tuple[RemoteModel, ...]:
+        """These from now on. Returns the models known of those that were there before, which count as told; the new
+        ones are asked at once, as far as `keep_up` runs."""
+        same = {endpoint.name for endpoint in endpoints if endpoint in self._endpoints}
+        self._found = {name: models for name, models in self._found.items() if name in same}
+        self._silent &= same
+        if list(endpoints) != list(self._endpoints):
+            self._others.set()
+        self._endpoints = endpoints
+        self._told = self._all()
+        return self._told
 
     async def keep_up(self) -> None:
         """Ask now and again, for ever. Cancelling leaves what was told last."""
         while True:
+            self._others.clear()
             await self.refresh()
-            await asyncio.sleep(_RETRY_S if self._silent else _REFRESH_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_RETRY_S if self._silent else _REFRESH_S):
+                    await self._others.wait()
 
     async def refresh(self) -> None:
         """Ask each endpoint once, all at the same time, and tell what has changed. Who doesn't answer keeps the models
         it had: a request for one of them may find it back."""
         await asyncio.gather(*map(self._refresh, self._endpoints))
-        merged = tuple({model.name: model for model in self._merged()}.values())
+        merged = self._all()
         if merged != self._told:
             self._told = merged
             self._tell(merged)
+
+    def _all(self) -> tuple[RemoteModel, ...]:
+        return tuple({model.name: model for model in self._merged()}.values())
 
     def _merged(self) -> Iterator[RemoteModel]:
         """In the order of the endpoints, backwards: where two have a name in common, the first one comes last."""
@@ -100,9 +120,11 @@ class Endpoints:
                 mistake = error.message
                 continue
             models = models_of(answer.body, endpoint) if answer.status == 200 else None
-            if models is not None:
+            if models is not None and endpoint in self._endpoints:
                 self._found[endpoint.name] = models
                 self._silent.discard(endpoint.name)
+                return
+            if endpoint not in self._endpoints:  # taken out while it was asked
                 return
             mistake = f"cannot ask {address.host}:{address.port} for {endpoint.call.path}: it answered {answer.status}"
         if endpoint.name not in self._silent:
