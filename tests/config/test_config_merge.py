@@ -62,7 +62,7 @@ def test_json_with_tabs_is_written_anew() -> None:
 
 YAMLS = [
     "models:\n  a:\n    backend: openai\n    url: http://h  # ours\n",
-    "# head\nmodels:\n    a:   # first\n        backend:   openai\n        url: http://h\n\n# its port\nrouter_port: 1\n",
+    "# head\nmodels:\n    a:   # first\n        backend:   openai\n        url: http://h\n\n# port\nrouter_port: 1\n",
     "router_port: 1\nmodels:\n  a: {backend: openai, url: http://h}\n  # the end of the models\n\nmemory: exclusive",
     "models:\n  a:\n    backend: openai\n    command: |\n      one\n      two\n\nrouter_port: 1\n",
     "models:\n  a:\n    backend: openai\n    url: http://h\n    aliases:\n    - x\n    - y",

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated
@@ -17,12 +16,12 @@ from rich.console import Console
 from llm_router import __version__
 from llm_router.cli import explain, show
 from llm_router.cli.client import RouterClient
-from llm_router.cli.guard import EXIT_CODES, FAILED, Commands, exit_code
+from llm_router.cli.discover import discover
+from llm_router.cli.guard import EXIT_CODES, FAILED, Commands, errors_as_json
 from llm_router.cli.install import install
 from llm_router.cli.simulate import simulate
 from llm_router.config import check, examine, find, load
 from llm_router.config.problems import Problem
-from llm_router.errors import LlmRouterError
 from llm_router.hardware.base import DeviceReading
 from llm_router.hardware.reading import open_reader
 
@@ -125,7 +124,7 @@ def status(url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
 
     Exit codes: 0 shown; 1 something else answers there; 3 the router is not running.
     """
-    with _errors_as_json(as_json):
+    with errors_as_json(as_json):
         current = RouterClient(url).status()
     if as_json:
         print(json.dumps(current, indent=2))
@@ -146,7 +145,7 @@ def why(model: ModelArgument, url: UrlOption = DEFAULT_URL, as_json: JsonOption 
 
     Exit codes: 0 shown; 1 no such model; 3 the router is not running.
     """
-    with _errors_as_json(as_json):
+    with errors_as_json(as_json):
         found = RouterClient(url).why(model)
     if as_json:
         print(json.dumps(found, indent=2))
@@ -163,7 +162,7 @@ def load_command(model: ModelArgument, url: UrlOption = DEFAULT_URL, as_json: Js
     """
     steps = RouterClient(url).load(model)
     if as_json:
-        with _errors_as_json(as_json):
+        with errors_as_json(as_json):
             for step in steps:
                 print(json.dumps(step), flush=True)
         return
@@ -177,7 +176,7 @@ def unload(model: ModelArgument, url: UrlOption = DEFAULT_URL, as_json: JsonOpti
 
     Exit codes: 0 gone; 1 refused; 3 the router is not running; 130 interrupted.
     """
-    with _errors_as_json(as_json):
+    with errors_as_json(as_json):
         outcome = RouterClient(url).unload(model)
     if as_json:
         print(json.dumps(outcome))
@@ -192,7 +191,7 @@ def reload_command(url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) ->
 
     Exit codes: 0 the file is in force; 1 it has mistakes; 3 the router is not running.
     """
-    with _errors_as_json(as_json):
+    with errors_as_json(as_json):
         outcome = RouterClient(url).reload()
     if as_json:
         print(json.dumps(outcome, indent=2))
@@ -219,19 +218,8 @@ def logs(
 
 
 app.command()(simulate)
+app.command()(discover)
 app.command()(install)
-
-
-@contextmanager
-def _errors_as_json(wanted: bool) -> Iterator[None]:
-    """With --json an error is an object on stdout instead of a message on stderr."""
-    try:
-        yield
-    except LlmRouterError as error:
-        if not wanted:
-            raise
-        print(json.dumps({"error": {"message": error.message, "code": error.code}}))
-        raise typer.Exit(exit_code(error)) from error
 
 
 def _console() -> Console:

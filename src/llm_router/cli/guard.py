@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import typer
@@ -26,6 +29,18 @@ def exit_code(error: LlmRouterError) -> int:
             return UNREADABLE
         case _:
             return FAILED
+
+
+@contextmanager
+def errors_as_json(wanted: bool) -> Iterator[None]:
+    """With --json an error is an object on stdout instead of a message on stderr."""
+    try:
+        yield
+    except LlmRouterError as error:
+        if not wanted:
+            raise
+        print(json.dumps({"error": {"message": error.message, "code": error.code}}))
+        raise typer.Exit(exit_code(error)) from error
 
 
 class Commands(TyperGroup):
