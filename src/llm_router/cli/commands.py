@@ -218,8 +218,8 @@ def logs(
 
 
 app.command()(simulate)
-app.command()(discover)
 app.command()(install)
+app.command()(discover)
 
 
 def _console() -> Console:
