@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,19 +39,22 @@ class Shelf:
 
     async def tags(self) -> dict[str, Any]:
         entries = [entry for entry in self._catalog.entries.values() if not entry.hidden]
-        return {"models": [self._card(entry, await self._about(entry)) for entry in entries]}
+        said = await self._about(entries)
+        return {"models": [self._card(entry, said[entry.name]) for entry in entries]}
 
     async def loaded(self) -> dict[str, Any]:
         """What is ready to answer, with the memory that it really holds, where that can be measured."""
-        found = []
-        for instance in self._supervisor.handle.scheduler.snapshot().instances:
-            entry = self._catalog.entries.get(instance.model)
-            if entry is not None and instance.state in _RESIDENT:
-                found.append(self._resident(entry, await self._about(entry), instance))
-        return {"models": found}
+        entries = self._catalog.entries
+        found = [
+            (entries[instance.model], instance)
+            for instance in self._supervisor.handle.scheduler.snapshot().instances
+            if instance.model in entries and instance.state in _RESIDENT
+        ]
+        said = await self._about([entry for entry, _ in found])
+        return {"models": [self._resident(entry, said[entry.name], instance) for entry, instance in found]}
 
     async def show(self, entry: Entry, *, verbose: bool) -> dict[str, Any]:
-        said = await self._about(entry)
+        said = (await self._about([entry]))[entry.name]
         info: dict[str, Any] = {"general.architecture": said.family}
         length = entry.context_length or said.context_length
         if length is not None and said.family:
@@ -97,21 +100,22 @@ class Shelf:
         what = f"{entry.name}\n{self._path_of(entry.name)}\n{said.size_bytes}\n{said.modified_at}"
         return hashlib.sha256(what.encode()).hexdigest()
 
-    async def _about(self, entry: Entry) -> About:
-        """Headers lie on disks that may be slow, so they are read on a thread, and again only when the file changed."""
-        path = self._path_of(entry.name)
+    async def _about(self, entries: Sequence[Entry]) -> dict[str, About]:
+        """By name. Headers lie on disks that may be slow, so they are read on a thread, and again only when a file
+        changed."""
+        paths = {entry.name: self._path_of(entry.name) for entry in entries}
+        return await asyncio.to_thread(lambda: {name: self._about_file(path) for name, path in paths.items()})
+
+    def _about_file(self, path: str | None) -> About:
         if path is None:
             return About()
-        return await asyncio.to_thread(self._about_file, Path(path))
-
-    def _about_file(self, path: Path) -> About:
         try:
-            key = (str(path), path.stat().st_mtime)
+            key = (path, Path(path).stat().st_mtime)
         except OSError:
             return About()
         found = self._read.get(key)
         if found is None:
-            found = self._read[key] = about.read(path)
+            found = self._read[key] = about.read(Path(path))
         return found
 
 
