@@ -174,7 +174,7 @@ def test_ollamas_projectors_and_adapters_go_with_the_model(tmp_path: Path) -> No
     ollama_model(tmp_path / "store", "library/llava/7b", layers)
     model = only(search(tmp_path / "store"))
     assert (model.args[0], model.args[2], model.abilities) == ("--mmproj", "--lora", ("vision",))
-    assert "system prompt" in model.notes[0]
+    assert ("no --lora" in model.notes[0], "system prompt" in model.notes[1]) == (True, True)
 
 
 def test_what_only_ollama_can_run_is_left_out(tmp_path: Path) -> None:

@@ -117,10 +117,11 @@ def _layers(manifest: Path, blobs: Path) -> dict[str, Path]:
 
 
 def _with_layers(found: Found, name: str, layers: Mapping[str, Path]) -> Found:
-    notes = []
+    notes: list[str] = []
     args = found.args
     if "adapter" in layers:
         args = (*args, "--lora", str(layers["adapter"]))
+        notes.append("its adapter needs a llama-server of your own: the built-in one has no --lora")
     if "template" in layers and found.use == "completion":
         notes.append("its chat template is in Ollama's own language; llama.cpp will use a plain one")
     if "system" in layers:
