@@ -11,10 +11,9 @@ from llm_router import __version__
 from llm_router.api import anthropic, further, openai
 from llm_router.api.admin import Admin
 from llm_router.api.catalog import Catalog
-from llm_router.api.errors import render
 from llm_router.api.llamacpp_admin import Management
 from llm_router.api.ollama import Ollama
-from llm_router.dialects import anthropic_reply, ollama_reply
+from llm_router.api.shapes import render_at, shaped
 from llm_router.dialects.completion import Problem
 from llm_router.errors import LlmRouterError
 from llm_router.relay.exchange import Services
@@ -44,7 +43,7 @@ def build(
 
 def _explain(request: Request, error: Exception) -> Response:
     assert isinstance(error, LlmRouterError)
-    status, headers, body = render(error)
+    status, headers, body = render_at(request.url.path, error)
     return Response(body, status, {name.decode(): value.decode() for name, value in headers})
 
 
@@ -60,9 +59,8 @@ def _refuse(request: Request, error: Exception) -> Response:
             code, message = "method_not_allowed", f"cannot {request.method} {path}: use {allowed}"
         case _:
             code, message = "invalid_request", f"cannot serve this request: {error.detail}"
-    for start, shape in (("/v1/messages", anthropic_reply.error), ("/api/", ollama_reply.error)):
-        if path.startswith(start):
-            said = shape(error.status_code, Problem(message=message))
-            return Response(said, error.status_code, error.headers, "application/json")
+    said = shaped(path, error.status_code, Problem(message=message))
+    if said is not None:
+        return Response(said, error.status_code, error.headers, "application/json")
     body = {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": code}}
     return JSONResponse(body, error.status_code, error.headers)
