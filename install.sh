@@ -56,7 +56,10 @@ finish() {
     status=$?
     [ -z "$temporary" ] || rm -rf "$temporary"
     # What was not installed in the end is not kept.
-    if [ -n "$release" ] && [ ! -e "$release/.installed" ]; then rm -rf "$release"; fi
+    if [ -n "$release" ] && [ ! -e "$release/.installed" ]; then
+        rm -rf "$release"
+        rmdir "$prefix/releases" "$prefix" 2>/dev/null || true
+    fi
     exit "$status"
 }
 trap finish EXIT

@@ -28,17 +28,16 @@ _LAST_WORDS_S = 0.5
 
 
 class Journal(Listeners):
-    """`since_us`: only what was written from then on, microseconds since 1970; None: the last lines that are there.
-    Implements `launchers.base.Output`.
+    """`since_us`: only what was written from then on, microseconds since 1970. Implements `launchers.base.Output`.
 
     Without a journal, or without the right to read it, there are no lines, and a warning says why.
     """
 
-    def __init__(self, unit: str, *, is_own: bool, since_us: int | None) -> None:
+    def __init__(self, unit: str, *, is_own: bool, since_us: int) -> None:
         super().__init__()
         self._loop = asyncio.get_running_loop()
         self._unit = unit
-        self._since_us = since_us or 0
+        self._since_us = since_us
         self._rest = b""
         self._child: subprocess.Popen[bytes] | None = None
         self._fd = -1
@@ -151,7 +150,8 @@ _decode = msgspec.json.Decoder(_Entry).decode
 
 def _command(unit: str, *, is_own: bool) -> tuple[str, ...]:
     """Not with --since: as long as nothing has been written since then, systemd 252 follows nothing either."""
+    # Following means "of this boot" by itself, and a sandbox may see another boot's number than the journal has.
     whose = ("--user", "--user-unit", unit) if is_own else ("--unit", unit)
     what = ("--output=json", "--output-fields=MESSAGE", "--all")
     program = shutil.which("journalctl") or "journalctl"
-    return (program, "--follow", f"--lines={RING_LINES}", *what, "--quiet", *whose)
+    return (program, "--follow", "--boot=all", f"--lines={RING_LINES}", *what, "--quiet", *whose)

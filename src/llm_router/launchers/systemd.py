@@ -156,12 +156,10 @@ class SystemdLauncher:
     async def _own(self, name: str, manager: UnitManager, state: UnitState, entry: Entry) -> Unit:
         stat = procfs.read_stat(state.pid)
         entry = self._remember(entry.completed(state.pid, stat.started if stat else 0))
-        return await self._followed(name, manager, state, entry, since_us=state.started_us)
+        return await self._followed(name, manager, state, entry)
 
-    async def _followed(
-        self, name: str, manager: UnitManager, state: UnitState, entry: Entry, *, since_us: int | None
-    ) -> Unit:
-        output = Journal(name, is_own=manager.is_own, since_us=since_us)
+    async def _followed(self, name: str, manager: UnitManager, state: UnitState, entry: Entry) -> Unit:
+        output = Journal(name, is_own=manager.is_own, since_us=state.started_us)
         try:
             unit = Unit(
                 name=name,
@@ -196,7 +194,7 @@ class SystemdLauncher:
                 f"cannot start {name}: it has no main process, so that its end couldn't be noticed; "
                 'give it "Type=exec" and a command that stays in the foreground'
             )
-        journal = Journal(name, is_own=manager.is_own, since_us=state.started_us or None)
+        journal = Journal(name, is_own=manager.is_own, since_us=state.started_us)
         await journal.last_words()
         lines = _words(journal.tail())
         journal.detach()
@@ -220,7 +218,7 @@ class SystemdLauncher:
                 self._ledger.remove(entry)
             entry = _entry(name, self._recognised(name, known))
         entry = self._remember(entry.completed(state.pid, started))
-        return await self._followed(name, manager, state, entry, since_us=None)
+        return await self._followed(name, manager, state, entry)
 
     def _recognised(self, name: str, known: Sequence[Known]) -> Identity:
         """By the script that it runs; a unit that runs its own command can only be told where one model has it."""

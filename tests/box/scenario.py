@@ -1,0 +1,426 @@
+"""Runs inside a throwaway Debian with systemd, as root, with the standard library alone: installs llm-router and lives
+through what a real machine does to it. Prints one JSON line for each thing that was seen.
+
+    python3 scenario.py SOURCE MODELS
+
+SOURCE: a checkout. MODELS: a folder with tiny-a.gguf, tiny-b.gguf, known-answer models. Counterpart: test_box.py.
+"""
+
+import contextlib
+import json
+import os
+import pty
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+SOURCE, MODELS = Path(sys.argv[1]), Path(sys.argv[2])
+PORT = int(os.environ.get("BOX_PORT", "18902"))
+ENGINE_PORTS = (PORT + 1, PORT + 2)
+URL = f"http://127.0.0.1:{PORT}"
+INSTALL = "/tmp/source/install.sh"
+WATCHED = ("/etc", "/opt", "/usr/local", "/var/lib", "/home", "/root")
+SEEN: list[Callable[[], object]] = []
+
+
+def seen(look: Callable[[], object]) -> Callable[[], object]:
+    SEEN.append(look)
+    return look
+
+
+# -- tools
+
+
+def run(*argv: str, check: bool = True, **env: str) -> str:
+    done = subprocess.run(argv, capture_output=True, text=True, stdin=subprocess.DEVNULL, env={**os.environ, **env})
+    if check and done.returncode:
+        raise AssertionError(f"{argv}: exit {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
+    return done.stdout + done.stderr
+
+
+def status_of(*argv: str) -> int:
+    return subprocess.run(argv, capture_output=True, stdin=subprocess.DEVNULL).returncode
+
+
+def until(is_so: Callable[[], object], what: str, limit_s: float = 30.0) -> float:
+    began = time.monotonic()
+    while not is_so():
+        if time.monotonic() - began > limit_s:
+            log = run("journalctl", "-u", "llm-router", "-n", "40", "-o", "cat", "--no-pager", check=False)
+            raise AssertionError(f"{what}: not within {limit_s:g} s\n{log}")
+        time.sleep(0.02)
+    return time.monotonic() - began
+
+
+def ask(path: str, body: object = None) -> dict:
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(URL + path, data, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=120) as reply:
+            return json.load(reply)
+    except urllib.error.HTTPError as error:
+        return {"status": error.code, **json.load(error)}
+
+
+def chat(model: str) -> str:
+    reply = ask("/v1/chat/completions", {"model": model, "messages": [{"role": "user", "content": "hi"}]})
+    if "choices" not in reply:
+        raise AssertionError(f"{model}: {reply}")
+    return reply["choices"][0]["message"]["content"]
+
+
+def stream(model: str) -> Iterator[str]:
+    body = {"model": model, "stream": True, "messages": [{"role": "user", "content": "hi"}]}
+    request = urllib.request.Request(
+        URL + "/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=120) as reply:
+        yield from (line.decode().strip() for line in reply)
+
+
+def show(unit: str, name: str) -> str:
+    return run("systemctl", "show", "-P", name, unit).strip()
+
+
+def pid_of(unit: str) -> int:
+    return int(show(unit, "MainPID"))
+
+
+def state_of(model: str) -> str:
+    with contextlib.suppress(OSError):
+        return next(one["state"] for one in ask("/admin/status")["models"] if one["id"] == model)
+    return "unreachable"
+
+
+def answers() -> bool:
+    with contextlib.suppress(OSError):
+        return "data" in ask("/v1/models")
+    return False
+
+
+def files() -> set[str]:
+    found = set()
+    for place in WATCHED:
+        for folder, names, leaves in os.walk(place):
+            found |= {os.path.join(folder, name) for name in (*names, *leaves)}
+    noise = re.compile(r"/var/lib/(systemd|private|polkit-1|dbus)|/etc/(passwd|shadow|group|gshadow|sub[ug]id)|/root/\.cache|__pycache__")
+    return {path for path in found if not noise.search(path)}
+
+
+def as_user(user: str, *argv: str) -> int:
+    return status_of("runuser", "-u", user, "--", *argv)
+
+
+def script(name: str, model: str, before: str = "") -> str:
+    path = Path("/srv/scripts") / name
+    path.parent.mkdir(exist_ok=True)
+    engine = "/opt/llm-router/current/bin/python -m llm_router.engine.llamacpp"
+    path.write_text(
+        f'#!/bin/sh\n{before}\nexec {engine} -m {MODELS}/{model}.gguf --host 127.0.0.1 --port "$PORT"'
+        ' --alias "$MODEL" -c 1024 -ngl 0 --sse-ping-interval 1\n'
+    )
+    path.chmod(0o755)
+    return str(path)
+
+
+def configure(**changes: object) -> str:
+    models = {
+        "a": {"backend": "llamacpp", "script": script("a.sh", "tiny-a"), "service": "llamacpp.service"},
+        "c": {"backend": "llamacpp", "script": script("c.sh", "tiny-b"), "service": "llamacpp.service"},
+        "b": {
+            "backend": "llamacpp",
+            "script": script("b.sh", "tiny-b"),
+            "service": "second.service",
+            "port": ENGINE_PORTS[1],
+        },
+        "slow": {
+            "backend": "llamacpp",
+            "script": script("slow.sh", "tiny-a", "echo waiting; sleep 600 & wait"),
+            "service": "llamacpp.service",
+        },
+    }
+    config = {
+        "router_port": PORT,
+        "model_load_timeout": 60,
+        "memory": "exclusive",
+        "patience": 0,
+        "backends": {"llamacpp": {"port": ENGINE_PORTS[0]}},
+        "models": models,
+        **changes,
+    }
+    path = Path("/root/router_config.json")
+    path.write_text(json.dumps(config, indent=1))
+    return str(path)
+
+
+# -- what is seen, in this order
+
+BEFORE: set[str] = set()
+
+
+@seen
+def an_unattended_installation_ends_with_a_chat() -> str:
+    # Beside /root, so that what the scenario itself writes doesn't count as left behind.
+    config = configure()
+    BEFORE.update(files())
+    began = time.monotonic()
+    out = run(INSTALL, "--yes", "--config", config)
+    assert "It works. a: " in out, out
+    assert "tiny-a: 1 2 3" in out, out
+    return f"{time.monotonic() - began:.0f} s"
+
+
+@seen
+def a_second_run_changes_nothing() -> None:
+    pid = pid_of("llm-router")
+    out = run("llm-router", "install", "--yes", "--no-proof")
+    assert "Everything was there already." in out, out
+    assert pid_of("llm-router") == pid
+
+
+@seen
+def a_model_runs_in_its_unit_as_the_routers_user() -> None:
+    assert "tiny-a" in chat("a")
+    pid = pid_of("llamacpp")
+    assert show("llamacpp", "ActiveState") == "active"
+    assert Path(f"/proc/{pid}").owner() == "llm-router"
+
+
+@seen
+def its_log_is_shown_by_the_router() -> None:
+    assert "srv" in run("llm-router", "logs", "a", "--url", URL)
+
+
+@seen
+def a_switch_on_one_unit_turns_its_link() -> str:
+    began = time.monotonic()
+    assert "tiny-b" in chat("c")
+    assert os.readlink("/var/lib/llm-router/active/llamacpp.service") == "/srv/scripts/c.sh"
+    assert state_of("a") == "unloaded"
+    return f"{time.monotonic() - began:.2f} s"
+
+
+@seen
+def a_switch_between_two_units_stops_the_one_and_starts_the_other() -> str:
+    began = time.monotonic()
+    assert "tiny-b" in chat("b")
+    took = time.monotonic() - began
+    assert show("second", "ActiveState") == "active"
+    assert show("llamacpp", "ActiveState") == "inactive"
+    assert "tiny-a" in chat("a")
+    assert show("second", "ActiveState") == "inactive"
+    return f"{took:.2f} s"
+
+
+@seen
+def a_killed_router_comes_back_and_takes_over_without_a_load() -> str:
+    engine, router = pid_of("llamacpp"), pid_of("llm-router")
+    os.kill(router, signal.SIGKILL)
+    took = until(lambda: pid_of("llm-router") not in (0, router) and answers(), "the router is back")
+    until(lambda: state_of("a") == "ready", "it took over")
+    assert "tiny-a" in chat("a")
+    assert pid_of("llamacpp") == engine
+    return f"{took:.2f} s"
+
+
+@seen
+def a_unit_stopped_behind_its_back_is_noticed() -> str:
+    run("systemctl", "stop", "llamacpp")
+    took = until(lambda: state_of("a") == "unloaded", "noticed", 5)
+    assert "tiny-a" in chat("a")
+    return f"{took:.2f} s"
+
+
+@seen
+def an_engine_killed_mid_stream_ends_the_stream_with_an_error_and_is_started_again() -> None:
+    lines, killed = [], False
+    for line in stream("a"):
+        lines.append(line)
+        if not killed and '"content":" 3' in line.replace('": "', '":"'):
+            os.kill(pid_of("llamacpp"), signal.SIGKILL)
+            killed = True
+    assert killed, lines[:20]
+    assert any('"error"' in line for line in lines) or any("300" in line for line in lines), lines[-5:]
+    assert "tiny-a" in chat("a")
+
+
+@seen
+def an_engine_killed_mid_load_is_told_at_once() -> str:
+    found: dict = {}
+    asking = threading.Thread(
+        target=lambda: found.update(ask("/v1/chat/completions", {"model": "slow", "messages": [{"role": "user", "content": "x"}]}))
+    )
+    asking.start()
+    until(lambda: state_of("slow") == "starting" and pid_of("llamacpp"), "it loads")
+    until(lambda: "waiting" in run("llm-router", "logs", "slow", "--url", URL, check=False), "its line is seen")
+    began = time.monotonic()
+    os.kill(pid_of("llamacpp"), signal.SIGKILL)
+    asking.join(30)
+    took = time.monotonic() - began
+    assert "SIGKILL" in json.dumps(found), found
+    assert took < 5, took
+    return f"{took:.2f} s"
+
+
+@seen
+def everything_killed_at_once_is_no_reason_to_stay_away() -> None:
+    chat("a")
+    for unit in ("llm-router", "llamacpp"):
+        os.kill(pid_of(unit), signal.SIGKILL)
+    until(answers, "the router is back")
+    assert "tiny-a" in chat("a")
+
+
+@seen
+def a_router_that_hangs_is_restarted_by_the_watchdog() -> str:
+    router = pid_of("llm-router")
+    run("mkdir", "-p", "/run/systemd/system/llm-router.service.d")
+    assert show("llm-router", "WatchdogUSec") == "30s"
+    os.kill(router, signal.SIGSTOP)
+    return f"{until(lambda: pid_of('llm-router') not in (0, router) and answers(), 'restarted', 60):.0f} s"
+
+
+@seen
+def the_routers_user_can_use_the_units_of_the_configuration() -> None:
+    assert as_user("llm-router", "systemctl", "--no-ask-password", "restart", "llamacpp.service") == 0
+    assert as_user("llm-router", "systemctl", "--no-ask-password", "stop", "llamacpp.service") == 0
+
+
+@seen
+def and_no_other_unit_nor_anything_else() -> None:
+    Path("/etc/systemd/system/other.service").write_text("[Service]\nExecStart=/bin/sleep 9\n")
+    run("systemctl", "daemon-reload")
+    for verb in (("start", "other.service"), ("stop", "systemd-logind.service"), ("enable", "llamacpp.service"),
+                 ("daemon-reload",), ("reboot",), ("set-property", "llamacpp.service", "User=root")):  # fmt: skip
+        assert as_user("llm-router", "systemctl", "--no-ask-password", *verb) != 0, verb
+    assert show("other", "ActiveState") == "inactive"
+    Path("/etc/systemd/system/other.service").unlink()
+    run("systemctl", "daemon-reload")
+
+
+@seen
+def another_user_cant_use_the_rule() -> None:
+    for verb in ("start", "stop", "restart"):
+        assert as_user("nobody", "systemctl", "--no-ask-password", verb, "llamacpp.service") != 0, verb
+
+
+@seen
+def the_units_are_verified_and_rated() -> str:
+    names = ("llm-router.service", "llamacpp.service", "second.service")
+    for name in names:
+        said = run("systemd-analyze", "verify", f"/etc/systemd/system/{name}")
+        assert not said.strip(), said
+    rated = (run("systemd-analyze", "security", "--no-pager", name).strip().splitlines()[-1] for name in names[:2])
+    return " | ".join(line.split(":", 1)[1].split()[0] for line in rated)
+
+
+@seen
+def an_upgrade_keeps_configuration_and_history() -> None:
+    release = os.readlink("/opt/llm-router/current")
+    config = Path("/etc/llm-router/router_config.json").read_text()
+    history = Path("/var/lib/llm-router/history.sqlite").stat().st_ino
+    run(INSTALL, "--yes")
+    assert os.readlink("/opt/llm-router/current") != release
+    assert not Path(release).exists()
+    assert Path("/etc/llm-router/router_config.json").read_text() == config
+    assert Path("/var/lib/llm-router/history.sqlite").stat().st_ino == history
+    assert "tiny-a" in chat("a")
+
+
+@seen
+def a_configuration_with_a_mistake_is_refused_before_anything_changes() -> None:
+    path = Path("/root/broken.json")
+    path.write_text('{"models": {"a": {"backend": "llamacpp"}}}')
+    out = run("llm-router", "install", "--yes", "--config", str(path), check=False)
+    path.unlink()
+    assert "it has mistakes" in out and "how the model starts" in out, out
+
+
+@seen
+def uninstalling_leaves_nothing() -> None:
+    chat("a")
+    run("llm-router", "install", "--uninstall", "--yes")
+    assert sorted(files() - BEFORE) == [], sorted(files() - BEFORE)[:20]
+    assert status_of("id", "llm-router") != 0
+    assert status_of("systemctl", "cat", "llm-router.service") != 0
+    assert not [pid for pid in os.listdir("/proc") if pid.isdigit() and b"llm_router" in cmdline(pid)]
+
+
+def cmdline(pid: str) -> bytes:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
+
+
+@seen
+def questions_without_a_terminal_are_refused() -> None:
+    out = run(INSTALL, check=False)
+    assert "there is no terminal" in out and "--yes" in out, out
+    assert sorted(files() - BEFORE) == [], sorted(files() - BEFORE)[:20]
+
+
+@seen
+def a_dry_run_prints_each_step_and_its_undo_and_changes_nothing() -> None:
+    out = run(INSTALL, "--dry-run", "--config", configure())
+    assert out.count("    undo: ") >= 9, out
+    assert sorted(files() - BEFORE) == [], sorted(files() - BEFORE)[:20]
+
+
+@seen
+def an_interactive_installation_is_answered_on_a_terminal() -> None:
+    answers_to = {"Which models": "all", "Run them in a systemd unit": "y", "Port of the router": str(PORT), "Go on?": "y"}
+    child, terminal = pty.fork()
+    if child == 0:
+        os.execv(INSTALL, [INSTALL])
+    text = ""
+    while True:
+        try:
+            data = os.read(terminal, 4096)
+        except OSError:
+            break
+        if not data:
+            break
+        text += data.decode(errors="replace")
+        for question, answer in list(answers_to.items()):
+            if question in text and text.rstrip().endswith(":"):
+                os.write(terminal, answer.encode() + b"\n")
+                del answers_to[question]
+                break
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0, text
+    assert not answers_to, (answers_to, text)
+    assert "It works." in text, text
+    assert show("llamacpp", "ActiveState") == "active"
+    run("llm-router", "install", "--uninstall", "--yes")
+    assert sorted(files() - BEFORE) == [], sorted(files() - BEFORE)[:20]
+
+
+def main() -> int:
+    shutil.copytree(SOURCE, "/tmp/source", ignore=shutil.ignore_patterns(".venv", ".git", ".hypothesis", "__pycache__"))
+    wanted = sys.argv[3:]
+    failed = 0
+    for look in SEEN:
+        if wanted and look.__name__ not in wanted:
+            continue
+        began = time.monotonic()
+        try:
+            detail, is_so = look(), True
+        except Exception:
+            detail, is_so = traceback.format_exc(), False
+        failed += not is_so
+        took = round(time.monotonic() - began, 2)
+        print(json.dumps({"name": look.__name__, "ok": is_so, "took_s": took, "detail": detail}), flush=True)
+    return min(failed, 80)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
