@@ -13,7 +13,7 @@ import uvloop
 from starlette.applications import Starlette
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
-from wire import LIMIT, Bench, FakeDispatcher, FakeUpstream
+from wire import LIMIT, Bench, FakeDispatcher, FakeRecorder, FakeUpstream
 
 from llm_router.api.errors import render
 from llm_router.api.openai import TARGETS, inference
@@ -80,7 +80,7 @@ async def bench(
     sink: str, patience_s: float, limit: int, keep_alive_s: float, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Bench]:
     monkeypatch.setattr(client, "_SWEEP_S", patience_s / 10)
-    dispatcher, upstream, tasks = FakeDispatcher(), FakeUpstream(), Tasks()
+    dispatcher, upstream, recorder, tasks = FakeDispatcher(), FakeUpstream(), FakeRecorder(), Tasks()
     backend = await asyncio.start_server(upstream.serve, "127.0.0.1", 0)
     backend_port = backend.sockets[0].getsockname()[1]
     dispatcher.upstream = Upstream(
@@ -93,6 +93,7 @@ async def bench(
         models={"m": Model(name="m")},
         render=render,
         preferences=Preferences(status=Mode.CONTENT),
+        recorder=recorder,
     )
     routes = [route for route in inference(services, None, limit) if "upstream" not in route.path]  # type: ignore[arg-type]
     hot = {**TARGETS, b"/raw": RAW} if sink == "protocol" else {}
@@ -110,7 +111,7 @@ async def bench(
     listener = config.bind_socket()
     serving = tasks.spawn("server", server._serve([listener]))
     await server.is_started.wait()
-    bench = Bench(upstream, dispatcher, listener.getsockname()[1])
+    bench = Bench(upstream, dispatcher, recorder, listener.getsockname()[1])
     try:
         yield bench
     finally:
@@ -127,4 +128,6 @@ async def bench(
             set(range(1, dispatcher.opened + 1)) - {request for request, _ in dispatcher.closed} - dispatcher.refused
         )
         assert not open_leases, f"leases {open_leases} were never closed"
+        asked, ended = dispatcher.opened - len(recorder.replays), recorder.ended_requests
+        assert sum(one.sent_at > 0 for one in ended) <= asked <= len(ended), "a request was not recorded once"
         assert len(dispatcher.closed) == len({request for request, _ in dispatcher.closed}), "a lease was closed twice"

@@ -669,7 +669,8 @@ def reply(message: Any = None, **more: Any) -> bytes:
 
 
 def rewritten(body: bytes, *, chat: bool = True, performance: bool = False, names: Naming | None = None) -> bytes:
-    return rewrite_reply(body, chat=chat, performance=performance, sent_at=SENT_AT, now=NOW, names=names)
+    options = {"chat": chat, "performance": performance, "sent_at": SENT_AT, "now": NOW, "names": names}
+    return rewrite_reply(body, **options)[0]
 
 
 def test_a_reply_that_has_everything_is_the_same_object() -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from llm_router.errors import LlmRouterError
 from llm_router.relay.lease import Upstream, Waiter
+from llm_router.relay.request import Kind
 from llm_router.relay.status_text import Progress
 
 LIMIT = 1_000_000
@@ -77,6 +78,49 @@ class FakeDispatcher:
     async def until(self, condition: Callable[[], bool]) -> None:
         async with self.changed:
             await asyncio.wait_for(self.changed.wait_for(condition), 5)
+
+
+@dataclass
+class Ended:
+    """What was told of one request; the times are those of the record."""
+
+    model: str
+    kind: Kind
+    outcome: str
+    since: float
+    sent_at: float
+    first_at: float
+    now: float
+    prompt_n: int
+    completion_n: int
+    rate: float
+
+
+class FakeRecorder:
+    def __init__(self) -> None:
+        self.ended_requests: list[Ended] = []
+        self.replays: list[str] = []
+        self.heard = asyncio.Event()
+
+    def ended(
+        self,
+        model: str,
+        kind: Kind,
+        outcome: str,
+        since: float,
+        sent_at: float,
+        first_at: float,
+        now: float,
+        prompt_n: int,
+        completion_n: int,
+        rate: float,
+    ) -> None:
+        ended = Ended(model, kind, outcome, since, sent_at, first_at, now, prompt_n, completion_n, rate)
+        self.ended_requests.append(ended)
+        self.heard.set()
+
+    def replayed(self, model: str) -> None:
+        self.replays.append(model)
 
 
 class FakeUpstream:
@@ -194,6 +238,7 @@ class Bench:
 
     upstream: FakeUpstream
     dispatcher: FakeDispatcher
+    recorder: FakeRecorder
     port: int
     clients: list[Client] = field(default_factory=list)
 

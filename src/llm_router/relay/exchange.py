@@ -20,6 +20,7 @@ from llm_router.relay.failure import Failure
 from llm_router.relay.headers import ReplyHead, RequestHead
 from llm_router.relay.held import Held, may_be_held
 from llm_router.relay.lease import Dispatcher, Upstream
+from llm_router.relay.recorder import CANCELLED, COMPLETED, SERVER_REFUSED, UPSTREAM_ERROR, Recorder
 from llm_router.relay.reply import rewrite_reply
 from llm_router.relay.request import Kind, Model, Preferences, Request, Target, read, status_mode
 from llm_router.relay.sink import Sink
@@ -38,13 +39,16 @@ _JSON = (b"content-type", b"application/json")
 
 @dataclass(slots=True, kw_only=True)
 class Services:
-    """What all exchanges share; `preferences` may be replaced while they run. `models` finds one by each of its names. `render` makes an HTTP reply of an error."""
+    """What all exchanges share; `preferences` may be replaced while they run. `models` finds one by each of
+    its names. `render` makes an HTTP reply of an error. `recorder`: hears of each request that is over; None: nobody
+    does."""
 
     dispatcher: Dispatcher
     pool: Pool
     models: Mapping[str, Model]
     render: Callable[[LlmRouterError], tuple[int, Headers, bytes]]
     preferences: Preferences
+    recorder: Recorder | None = None
 
 
 class Exchange:
@@ -116,6 +120,7 @@ class Exchange:
         """The client left, whatever the phase: free the server and the lease at once."""
         if not self.over:
             self._close(lost=False)
+            self._record(CANCELLED)
 
     def pause(self) -> None:
         """The client reads too slowly: stop reading from the server."""
@@ -278,6 +283,7 @@ class Exchange:
         if self._rewriter is not None:
             self._sink.data(self._rewriter.finish(monotonic()))
         self._sink.end()
+        self._record(COMPLETED if self._rewriter is None or self._rewriter.error is None else UPSTREAM_ERROR)
 
     def _end_answer(self, held: Held) -> None:
         """An answer in one piece."""
@@ -285,8 +291,9 @@ class Exchange:
         self._close(lost=False)
         if self._started:  # … instead of the stream that the client was promised
             self._end_stream(failure.of_reply(held.body(), status=held.status, model=self._asked.model.name))
+            self._record(UPSTREAM_ERROR)
             return
-        reply = rewrite_reply(
+        reply, prompt_n, completion_n = rewrite_reply(
             held.body(),
             chat=self._target.kind is Kind.CHAT,
             performance=self._asked.performance,
@@ -295,6 +302,7 @@ class Exchange:
             names=naming(self._asked.facts.model, self._upstream.served_name, self._upstream.model),
         )
         self._sink.reply(held.status, held.headers, reply)
+        self._record(COMPLETED, prompt_n, completion_n)
 
     def _end_error(self, held: Held) -> None:
         """What the server says instead of an answer.
@@ -322,6 +330,7 @@ class Exchange:
             else:
                 headers = [(key, value) for key, value in held.headers if key not in _ABOUT_THE_BODY]
                 self._sink.reply(status, [*headers, _JSON], said.as_reply())
+            self._record(UPSTREAM_ERROR if status >= 500 else SERVER_REFUSED)
 
     @property
     def _may_repeat(self) -> bool:
@@ -334,6 +343,8 @@ class Exchange:
             self._attempt = 2
             self._rewriter = self._held = None
             self._release(lost=True)
+            if self._services.recorder is not None and self._asked is not None:
+                self._services.recorder.replayed(self._asked.model.name)
             self._ask()
             return
         self._call = None
@@ -351,6 +362,7 @@ class Exchange:
             self._end_stream(Failure(message=error.message, code=error.code))
         else:
             self._sink.reply(*self._services.render(error))
+        self._record(error.code)
 
     def _give_up(self, error: LlmRouterError, *, lost: bool) -> None:
         """The answer can't be finished. A stream says so and ends; everything else breaks off, which nobody can
@@ -362,9 +374,11 @@ class Exchange:
             self._close(lost=lost)
             self._sink.data(rewriter.fail(error.message, error.code))
             self._sink.end()
+            self._record(error.code)
         elif self._relayed:
             self._close(lost=lost)
             self._sink.abort()
+            self._record(error.code)
         else:
             if lost:
                 self._close(lost=True)
@@ -374,6 +388,30 @@ class Exchange:
         closing = self._announcer.failed(why.message) if self._announcer is not None else b""
         self._sink.data(closing + why.as_end())
         self._sink.end()
+
+    def _record(self, outcome: str, prompt_n: int = 0, completion_n: int = 0) -> None:
+        """Once, at the very end, so that nobody waits for it. Of a stream that was cut short, what came is counted."""
+        recorder, asked, rewriter = self._services.recorder, self._asked, self._rewriter
+        if recorder is None:
+            return
+        first_at = rate = 0.0
+        if rewriter is not None:
+            first_at, completion_n, figures = rewriter.first_at, rewriter.count, rewriter.figures
+            if figures is not None:
+                prompt_n, completion_n = figures.usage["prompt_tokens"], figures.usage["completion_tokens"]
+                rate = figures.timings["predicted_per_second"]
+        recorder.ended(
+            "" if asked is None else asked.model.name,
+            self._target.kind,
+            outcome,
+            self._since,
+            self._sent_at,
+            first_at,
+            monotonic(),
+            prompt_n,
+            completion_n,
+            rate,
+        )
 
     def _head(self, status: int, headers: Headers, length: int | None) -> None:
         self._started = True

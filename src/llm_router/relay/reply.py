@@ -59,10 +59,12 @@ _decode_plain = msgspec.json.Decoder(_Plain).decode
 
 def rewrite_reply(
     body: bytes, *, chat: bool, performance: bool, sent_at: float, now: float, names: Naming | None = None
-) -> bytes:
-    """The reply with usage and timings, and the performance line at the end of its first message.
+) -> tuple[bytes, int, int]:
+    """The reply with usage and timings, and the performance line at the end of its first message; and how many tokens
+    the prompt and the answer had.
 
-    The same object where nothing is to change, or where it is no completion: an error, or not JSON at all. Seconds.
+    The same object where nothing is to change, or where it is no completion (an error, or not JSON at all), and then no
+    tokens. Seconds.
     Nothing says when the prompt was done, so `timings` made here count the whole time and leave the prompt's out.
     A server that counts nothing gets an estimate of four characters a token.
     """
@@ -74,14 +76,12 @@ def rewrite_reply(
     try:
         top = decode_object(body)
     except RecursionError:
-        return body
+        return body, 0, 0
     if top is None or not is_said(top, "choices"):
-        return body
+        return body, 0, 0
     chunk = read_chunk(top, reasoning="message", names=names)
     if chunk.choices is None:
-        return body
-    if tokens.normalise(chunk.usage) and chunk.timings and not chunk.changed and not performance:
-        return body
+        return body, 0, 0
     figures = tokens.figures(
         chunk.usage,
         chunk.timings,
@@ -89,13 +89,16 @@ def rewrite_reply(
         measured_prompt_ms=None,
         measured_predicted_ms=predicted_ms,
     )
+    counts = figures.usage["prompt_tokens"], figures.usage["completion_tokens"]
+    if tokens.normalise(chunk.usage) and chunk.timings and not chunk.changed and not performance:
+        return body, *counts
     if chat and performance and figures.predicted_n > 1:
         _append(chunk.choices[0], marked("\n\n" + figures.line()))
-    return chunk.encoded(usage=figures.usage, timings=figures.timings)
+    return chunk.encoded(usage=figures.usage, timings=figures.timings), *counts
 
 
-def _quickly(body: bytes, predicted_ms: float) -> bytes | None:
-    """A usual reply with its figures; None if it isn't one."""
+def _quickly(body: bytes, predicted_ms: float) -> tuple[bytes, int, int] | None:
+    """A usual reply with its figures, and its tokens; None if it isn't one."""
     try:
         plain = _decode_plain(body)
     except (ValueError, RecursionError):
@@ -103,14 +106,17 @@ def _quickly(body: bytes, predicted_ms: float) -> bytes | None:
     if not plain.choices or b'"reasoning"' in body or not body.endswith(b"}"):
         return None
     usage, details = plain.usage, plain.usage.prompt_tokens_details
-    if plain.timings is not msgspec.UNSET:
-        return body
     count = usage.completion_tokens
-    if count <= 0 or usage.prompt_tokens < 0 or predicted_ms <= 0:
+    if count < 0 or usage.prompt_tokens < 0:
+        return None
+    if plain.timings is not msgspec.UNSET:
+        return body, usage.prompt_tokens, count
+    if count == 0 or predicted_ms <= 0:
         return None
     cached = (details.cached_tokens or 0) if details is not None else 0
     rates = (predicted_ms, predicted_ms / count, count * 1000 / predicted_ms)
-    return body[:-1] + _TIMINGS % (cached, max(0, usage.prompt_tokens - cached), count, *rates)
+    timings = _TIMINGS % (cached, max(0, usage.prompt_tokens - cached), count, *rates)
+    return body[:-1] + timings, usage.prompt_tokens, count
 
 
 def _text_of(chunk: Chunk) -> str:

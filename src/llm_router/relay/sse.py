@@ -37,6 +37,7 @@ class StreamRewriter:
     role wait for the first token, and comments are no answer. `silent`: the last piece had nothing but comments.
     `finished`: a finish reason was seen, so the reply is complete even if the connection breaks now. `done`: the end of
     the stream has left, and everything after it is dropped. `error`: what the server said went wrong, or None.
+    `first_at`: when the first text came; 0.0: none has. `figures`: the reply's, once they have left.
 
     `quickly`, `count`: the first step of `feed`, for a caller who saves himself the rest: what to send for a piece that
     is like one before, or None; each piece that it knows is one more in `count`.
@@ -47,7 +48,6 @@ class StreamRewriter:
         "_cutter",
         "_figures_sent",
         "_finished_at",
-        "_first_at",
         "_held",
         "_include_usage",
         "_last",
@@ -64,7 +64,9 @@ class StreamRewriter:
         "count",
         "done",
         "error",
+        "figures",
         "finished",
+        "first_at",
         "quickly",
         "silent",
         "started",
@@ -86,7 +88,9 @@ class StreamRewriter:
         self._reasoning: Literal["delta"] | None = "delta" if reasoning else None
         self._names = names
         self._opening = b""
-        self._sent_at = self._first_at = self._finished_at = sent_at
+        self._sent_at = self._finished_at = sent_at
+        self.first_at = 0.0
+        self.figures: tokens.Figures | None = None
         self.count = 0  # events with text: the only count there is when the server has none
         self._cutter = Cutter()
         self._held: Chunk | None = None
@@ -214,7 +218,7 @@ class StreamRewriter:
         if chunk.has_text:  # 2
             self.count += 1
             if self.count == 1:
-                self._first_at = now
+                self.first_at = now
         if chunk.is_only_figures(after_finish=self._held is not None):
             return None
         before = b""
@@ -289,14 +293,15 @@ class StreamRewriter:
 
     def _figures(self) -> tokens.Figures:
         # When all came at once, nothing says where the prompt ended.
-        began = self._first_at if self.count > 1 and self._first_at < self._finished_at else self._sent_at
-        return tokens.figures(
+        began = self.first_at if self.count > 1 and self.first_at < self._finished_at else self._sent_at
+        self.figures = tokens.figures(
             self._usage,
             self._timings,
             counted=self.count,
             measured_prompt_ms=(began - self._sent_at) * 1000,
             measured_predicted_ms=(self._finished_at - began) * 1000,
         )
+        return self.figures
 
 
 def _unknown(data: bytes) -> None:

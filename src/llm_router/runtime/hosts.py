@@ -98,7 +98,7 @@ class Hosts:
         try:
             if not await probe.is_serving(spec, CHECK_S):
                 raise LaunchError(f"cannot use pid {spare.process.pid} again: it no longer answers")
-            await self._watch.room(record.id, record.model, record.devices, record.reserved_mib)
+            await self._make_room(record)
         except LaunchError as error:
             _log.info("%s; starting a new server for %s", error, record.model)
             await self.spares.end(spare, AT_ONCE)
@@ -110,10 +110,15 @@ class Hosts:
         self._own(record, spare.process)
         return True
 
+    async def _make_room(self, record: Instance) -> None:
+        began = self._now()
+        await self._watch.room(record.id, record.model, record.devices, record.reserved_mib)
+        record.room_s += self._now() - began
+
     async def _start(self, record: Instance, launch: Launch, stall: Stall) -> None:
         # An empty server still holds some hundred MiB of its device, which nobody has counted.
         await self.spares.make_way(port=launch.fixed_port, devices=[one for one in record.devices if one != CPU])
-        await self._watch.room(record.id, record.model, record.devices, record.reserved_mib)
+        await self._make_room(record)
         record.port = self._port(launch)
         spec = record.spec = await self.describe(record, launch, record.port)
         process = await self._launcher.start(spec, self._identity(record, launch, spec))

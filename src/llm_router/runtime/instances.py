@@ -123,7 +123,7 @@ class Instance:
 
     `launch_key`: of its start, whatever the configuration says by now.
     `devices`, `reserved_mib`: where the scheduler placed it. `port`: held for it; 0: none. `warm`: its files were in
-    the page cache when its load began; None: it isn't a load of ours.
+    the page cache when its load began; None: it isn't a load of ours. `room_s`: how long it waited for free memory.
     `checking`: the last look at whether it still serves. `is_up`: its server answers, with or without its model.
     `is_loading`: its server was told to load and hasn't said how that ended. `facts`: what the server says of itself,
     soon after it is ready. `oom_kills`: of the kernel, when the process became the instance's.
@@ -144,6 +144,7 @@ class Instance:
     loading: Loading = field(default_factory=Loading)
     facts: Facts = field(default_factory=Facts)
     warm: bool | None = None
+    room_s: float = 0.0
     oom_kills: int | None = None
     ready_at: float | None = None
     is_up: bool = False

@@ -49,6 +49,7 @@ from llm_router.runtime.leases import Leases
 from llm_router.runtime.loop import Handle
 from llm_router.runtime.memory import MemoryWatch
 from llm_router.runtime.status import DeviceStatus, device_statuses
+from llm_router.runtime.tally import Requests, Switches
 from llm_router.runtime.tasks import Tasks
 
 _log = logging.getLogger(__name__)
@@ -113,6 +114,12 @@ class Supervisor:
             history=history,
             is_warm=is_warm,
             device_mib=device_mib,
+        )
+        self.requests = Requests()
+        self.switches = Switches(
+            now=self._loop.time,
+            decisions=self.handle.scheduler.decisions,
+            room_s=lambda instance: self.effects.instances[instance].room_s,
         )
         self.leases = Leases(
             post=self.handle.post,
@@ -252,6 +259,7 @@ class Supervisor:
     def _report(self, event: Event) -> None:
         if isinstance(event, InstanceReady) and self.memory is not None:
             self.memory.ready(event.instance)
+        self.switches.reported(event)
         self.handle.post(event)
         changes, self._changes = self._changes, []
         for change in changes:
@@ -267,8 +275,10 @@ class Supervisor:
             case CutRequest():
                 self.leases.cut(command)
             case StartInstance():
+                self.switches.commanded(command)
                 self.effects.start(command)
             case StopInstance(instance=instance):
+                self.switches.commanded(command)
                 self.effects.stop(instance)
             case CheckInstance(instance=instance):
                 self.effects.check(instance)

@@ -1,0 +1,210 @@
+"""Counts what has happened: requests as the relay reports them, and switches as the scheduler orders them.
+
+Counterpart: `api.metrics`, which shows it. Plain numbers without locks or labels, because counting is part of the hot
+path: everything is counted and read on the event loop.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from enum import Enum
+
+from llm_router.core.commands import Command, StartInstance, StopInstance
+from llm_router.core.decisions import Action, Decision
+from llm_router.core.events import Event, InstanceAdopted, InstanceGone, InstanceReady
+from llm_router.relay.request import Kind
+
+# Upper bounds, in seconds and tokens a second. From a small embedding to an answer of a reasoning model.
+DURATIONS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0)
+FIRST_TOKENS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0)
+WAITS_S = (0.01, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0)
+RATES = (1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 60.0, 80.0, 100.0, 150.0, 200.0, 400.0)
+_NO_WAIT_S = WAITS_S[0]
+PHASES_S = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0)
+
+
+class Histogram:
+    """`counts`: how many values were at most each bound, and above the one before; the last: above all."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+
+class ModelTally:
+    """The requests of one model. `outcomes`: of chats, which nearly all are; `others`: of the rest, by kind and
+    outcome. `waits`: until they were sent to the server, those that never were left out;
+    the shortest count as none."""
+
+    __slots__ = (
+        "completion_tokens",
+        "durations",
+        "first_tokens",
+        "others",
+        "outcomes",
+        "prompt_tokens",
+        "rates",
+        "replays",
+        "waits",
+    )
+
+    def __init__(self) -> None:
+        self.outcomes: dict[str, int] = defaultdict(int)
+        self.others: dict[tuple[Kind, str], int] = defaultdict(int)
+        self.prompt_tokens = self.completion_tokens = self.replays = 0
+        self.durations = Histogram(DURATIONS_S)
+        self.first_tokens = Histogram(FIRST_TOKENS_S)
+        self.waits = Histogram(WAITS_S)
+        self.rates = Histogram(RATES)
+
+    def requests(self) -> Iterable[tuple[Kind, str, int]]:
+        """How many of each kind had which outcome."""
+        yield from ((Kind.CHAT, outcome, count) for outcome, count in self.outcomes.items())
+        yield from ((kind, outcome, count) for (kind, outcome), count in self.others.items())
+
+
+class Requests:
+    """Implements `relay.recorder.Recorder`. `models`: by canonical name; "" for requests that named none."""
+
+    def __init__(self) -> None:
+        self.models: dict[str, ModelTally] = defaultdict(ModelTally)
+
+    def ended(
+        self,
+        model: str,
+        kind: Kind,
+        outcome: str,
+        since: float,
+        sent_at: float,
+        first_at: float,
+        now: float,
+        prompt_n: int,
+        completion_n: int,
+        rate: float,
+    ) -> None:
+        tally = self.models[model]
+        if kind is Kind.CHAT:
+            tally.outcomes[outcome] += 1
+        else:
+            tally.others[kind, outcome] += 1
+        # Written out, since every request comes by here: a call costs as much as the rest.
+        durations, took_s = tally.durations, now - since
+        durations.counts[bisect_left(DURATIONS_S, took_s)] += 1
+        durations.total += took_s
+        if sent_at:
+            waited_s = sent_at - since
+            if waited_s > _NO_WAIT_S:
+                tally.waits.observe(waited_s)
+            else:
+                tally.waits.counts[0] += 1
+        if first_at:
+            tally.first_tokens.observe(first_at - since)
+        if rate > 0:
+            tally.rates.observe(rate)
+        tally.prompt_tokens += prompt_n
+        tally.completion_tokens += completion_n
+
+    def replayed(self, model: str) -> None:
+        self.models[model].replays += 1
+
+
+class Phase(Enum):
+    """Of a switch. DRAIN: the model that leaves finishes its open requests. STOP: its server gives the memory back.
+    ROOM: the next one waits until that memory is really free. LOAD: its server starts and loads."""
+
+    DRAIN = "drain"
+    STOP = "stop"
+    ROOM = "room"
+    LOAD = "load"
+
+
+class Loaded(Enum):
+    """How the start of an instance ended. CANCELLED: it was told to leave before it was ready."""
+
+    READY = "ready"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+_EVICTIONS = (Action.EVICTED, Action.TURN_ENDED)
+_DEPARTURES = (*_EVICTIONS, Action.LEFT)
+
+
+class Switches:
+    """`loads`: by model and outcome. `evictions`: by model, to make room for another. `crashes`: by model, of instances
+    that were ready. `phases`: how long each took.
+
+    `now`: monotonic seconds. `decisions`: of the scheduler about a model. `room_s`: how long an instance has waited for
+    memory.
+    """
+
+    def __init__(
+        self,
+        *,
+        now: Callable[[], float],
+        decisions: Callable[[str], Sequence[Decision]],
+        room_s: Callable[[int], float],
+    ) -> None:
+        self._now = now
+        self._decisions = decisions
+        self._room_s = room_s
+        self.loads: Counter[tuple[str, Loaded]] = Counter()
+        self.evictions: Counter[str] = Counter()
+        self.crashes: Counter[str] = Counter()
+        self.phases = {phase: Histogram(PHASES_S) for phase in Phase}
+        self._models: dict[int, tuple[str, float]] = {}  # of the instances that there are, and since when
+        self._starting: set[int] = set()
+        self._stopping: dict[int, float] = {}
+
+    def commanded(self, command: Command) -> None:
+        match command:
+            case StartInstance(instance=instance, model=model):
+                self._models[instance] = model, self._now()
+                self._starting.add(instance)
+            case StopInstance(instance=instance) if instance in self._models and instance not in self._stopping:
+                self._stopping[instance] = self._now()
+                self._note_departure(instance)
+
+    def reported(self, event: Event) -> None:
+        match event:
+            case InstanceAdopted(instance=instance, model=model):
+                self._models[instance] = model, self._now()
+            case InstanceReady(instance=instance) if instance in self._starting:
+                self._starting.discard(instance)
+                model, since = self._models[instance]
+                room_s = self._room_s(instance)
+                self.loads[model, Loaded.READY] += 1
+                self.phases[Phase.ROOM].observe(room_s)
+                self.phases[Phase.LOAD].observe(self._now() - since - room_s)
+            case InstanceGone(instance=instance) if instance in self._models:
+                self._note_end(event)
+
+    def _note_departure(self, instance: int) -> None:
+        """Why and since when it was to leave is in the last decision about it; none since its start: nobody decided."""
+        model, since = self._models[instance]
+        last = next((one for one in reversed(self._decisions(model)) if one.action in _DEPARTURES), None)
+        if last is None or last.at < since:
+            return
+        if last.action in _EVICTIONS:
+            self.evictions[model] += 1
+        self.phases[Phase.DRAIN].observe(self._now() - last.at)
+
+    def _note_end(self, event: InstanceGone) -> None:
+        model, _ = self._models.pop(event.instance)
+        stopping_since = self._stopping.pop(event.instance, None)
+        if event.instance in self._starting:
+            self._starting.discard(event.instance)
+            self.loads[model, Loaded.CANCELLED if event.error is None else Loaded.FAILED] += 1
+        elif event.error is not None:
+            self.crashes[model] += 1
+        if stopping_since is not None:
+            self.phases[Phase.STOP].observe(self._now() - stopping_since)
