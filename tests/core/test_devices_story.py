@@ -13,8 +13,8 @@ from llm_router.core.events import RequestClass
 from llm_router.core.reasons import WaitPhase
 from llm_router.core.specs import PolicySpec
 
-TWO = PolicySpec(budgets={"0": 24, "1": 24}, patience_s=10, drain_timeout_s=60, backoff_base_s=2)
-ONE = PolicySpec(budgets={"0": 24}, patience_s=10, drain_timeout_s=60, backoff_base_s=2)
+TWO = PolicySpec(budgets={"0": 24, "1": 24}, patience_s=10, patience_per_load=0, drain_timeout_s=60, backoff_base_s=2)
+ONE = PolicySpec(budgets={"0": 24}, patience_s=10, patience_per_load=0, drain_timeout_s=60, backoff_base_s=2)
 
 
 def resident(story: Story, *names: str) -> None:
@@ -270,11 +270,13 @@ class TestResidency:
         story.run()
         assert story.is_granted(other)
 
-    def test_a_model_that_takes_long_to_load_has_a_longer_turn(self) -> None:
-        story = Story(model("a"), model("b"), policy=PolicySpec(patience_s=10))
-        story.load_times["a"] = 80
-        story.load("a")
-        story.run_for(80)
+    @pytest.mark.parametrize("dear", ["a", "b"])
+    def test_where_one_of_the_two_takes_long_to_load_turns_are_longer(self, dear: str) -> None:
+        story = Story(model("a"), model("b"), policy=PolicySpec(patience_s=10, patience_per_load=0.5))
+        story.load_times[dear] = 80
+        for name in "ba":
+            story.load(name)
+            story.run_for(80 + STOP_S)
         story.ask("a")
         story.ask("b")
         story.run_for(39)
@@ -283,7 +285,7 @@ class TestResidency:
         assert story.state_of("a") == "draining"
 
     def test_promises_keep_a_model_no_longer_than_open_requests_would(self) -> None:
-        story = Story(model("a", concurrency=1), model("b"), policy=PolicySpec(patience_s=10, drain_timeout_s=60))
+        story = Story(model("a", concurrency=1), model("b"), policy=replace(ONE, budgets={"0": None}))
         promised = [story.ask("a", takes=30) for _ in range(9)]
         other = story.ask("b")
         story.run_for(LOAD_S + 10 + 60 - 1)
@@ -292,6 +294,53 @@ class TestResidency:
         assert story.state_of("a") == "draining"
         story.run()
         assert story.granted_at[promised[0]] < story.granted_at[other] < story.granted_at[promised[-1]]
+
+
+class TestIdleOnesInTheWay:
+    """Two models are in the way of one that needs both devices; one of them is idle."""
+
+    MODELS = (model("busy", 20, devices=("0",)), model("idle", 20, devices=("1",)), model("both", 40))
+
+    def test_stay_and_serve_while_the_other_is_in_use(self) -> None:
+        story = Story(*self.MODELS, policy=TWO)
+        resident(story, "busy", "idle")
+        running, request = story.ask("busy"), story.ask("both")
+        assert story.stopped == []
+        assert story.is_granted(story.ask("idle", takes=1))
+        story.run_for(1)
+        story.close(running)
+        assert story.stopped == ["busy", "idle"]
+        story.run()
+        assert story.is_granted(request)
+
+    def test_leave_when_their_turn_is_over_so_that_they_delay_nobody(self) -> None:
+        story = Story(*self.MODELS, policy=TWO)
+        resident(story, "busy", "idle")
+        story.ask("busy", takes=30)
+        story.ask("both")
+        story.run_for(TWO.patience_s)
+        assert (story.state_of("busy"), story.stopped) == ("draining", ["idle"])
+
+    def test_leave_at_once_for_whom_their_room_is_enough(self) -> None:
+        story = Story(*self.MODELS, model("one", 20), policy=TWO)
+        resident(story, "busy", "idle")
+        story.ask("busy")
+        story.ask("one")
+        assert story.stopped == ["idle"]
+
+
+class TestUrgency:
+    def test_what_is_ready_sooner_for_each_that_waits_goes_first(self) -> None:
+        story = Story(model("a"), model("slow"), model("slow-but-wanted"), policy=ONE)
+        story.load_times.update({"slow": 20, "slow-but-wanted": 20})
+        for name in ("slow", "slow-but-wanted"):
+            resident(story, name)
+            story.unload(name)
+            story.run_for(STOP_S)
+        for name in ("a", "slow", "slow-but-wanted", "slow-but-wanted"):
+            story.ask(name, takes=1)
+        story.run()
+        assert story.started == ["a", "slow-but-wanted", "slow"]
 
 
 class TestClasses:

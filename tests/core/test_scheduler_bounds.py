@@ -137,11 +137,11 @@ def test_the_bound_is_the_sum_that_its_docstring_promises() -> None:
     policy = PolicySpec(
         patience_s=10, drain_timeout_s=100, min_residency_s=0, patience_per_load=0.5, patience_most_s=60
     )
-    assert overtaking_s(policy) == 60 + 2 * 60 + 15
-    assert wait_bound_s(policy, own_load_s=10, stop_s=2, limited=False) == 195 + (10 + 100 + 2) + 10
+    assert overtaking_s(policy) == 60 + 2 * 60 + 60
+    assert wait_bound_s(policy, own_load_s=10, stop_s=2, limited=False) == 240 + (10 + 100 + 2) + 10
     patience_s = 40
     leave_s = patience_s + 100 + 100 + 2
-    assert wait_bound_s(policy, own_load_s=10, rival_loads_s=[80, 20], stop_s=2) == 195 + 3 * leave_s + 100 + 10
+    assert wait_bound_s(policy, own_load_s=10, rival_loads_s=[80, 20], stop_s=2) == 240 + 3 * leave_s + 100 + 10
 
 
 @pytest.mark.parametrize("priority", [1, 100])

@@ -10,7 +10,7 @@ from llm_router.core.events import InstanceGone, InstanceReady, RequestClosed, T
 from llm_router.core.reasons import WaitPhase
 from llm_router.core.specs import PolicySpec
 
-POLICY = PolicySpec(patience_s=10.0, drain_timeout_s=60.0, backoff_base_s=2.0, backoff_max_s=8.0)
+POLICY = PolicySpec(patience_s=10.0, patience_per_load=0, drain_timeout_s=60.0, backoff_base_s=2.0, backoff_max_s=8.0)
 
 
 def resident(story: Story, *names: str) -> None:

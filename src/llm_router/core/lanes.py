@@ -64,6 +64,11 @@ class Lanes:
             self.heads = [next(iter(lane.values())) for lane in self._lanes if lane]
         return was_first
 
+    @property
+    def magnitude(self) -> int:
+        """How many there are, by powers of two: 0 for none, 1 for one, 2 for up to three, 3 for up to seven …"""
+        return len(self.requests).bit_length()
+
     def first(self, *, until_order: int | None = None) -> WaitingRequest | None:
         """Who is served next; of those only that came no later than `until_order`."""
         heads = self.heads

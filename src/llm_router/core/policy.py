@@ -64,8 +64,7 @@ def wait_bound_s(
     load may fail for want of memory and be repeated. `rounds`: turns of its own model until the request is served: the
     requests in front of it, divided by the concurrency, plus one."""
     dearest_s = max((*rival_loads_s, own_load_s))
-    turn_s = max(policy.patience_s, min(policy.patience_per_load * dearest_s, policy.patience_most_s))
-    turn_s = max(turn_s, policy.min_residency_s)
+    turn_s = max(patience_s(dearest_s, policy), policy.min_residency_s)
     leave_s = turn_s + policy.drain_timeout_s * (2 if limited else 1) + stop_s
     switches_s = (1 + len(rival_loads_s)) * leave_s + sum(rival_loads_s) + own_load_s
     return overtaking_s(policy) + rounds * attempts * switches_s
@@ -90,7 +89,10 @@ def _bonus_s(model: ModelState, policy: PolicySpec) -> float:
 
 
 def _share_s(model: ModelState, policy: PolicySpec) -> float:
-    return min(policy.switch_share * load_s_of(model), policy.switch_share_most_s)
+    """Of one load, each who waits for it bears a part; counted in powers of two, so that not every arrival in a crowd
+    changes the order."""
+    sharing = 2.0 ** max(0, model.queue.magnitude - 1)
+    return min(policy.switch_share * load_s_of(model) / sharing, policy.switch_share_most_s)
 
 
 def wanted_since(model: ModelState) -> float:
@@ -101,17 +103,18 @@ def wanted_since(model: ModelState) -> float:
     return min(since)
 
 
-def patience_s(resident: Instance, policy: PolicySpec) -> float:
-    """How long the resident may stay busy while others wait."""
-    return max(
-        policy.patience_s, min(policy.patience_per_load * (resident.model.load_s or 0.0), policy.patience_most_s)
-    )
+def patience_s(load_s: float, policy: PolicySpec) -> float:
+    """How long a resident may stay busy while others wait, where a switch there and back costs loads of up to `load_s`:
+    short turns between dear loads would leave little time to serve anybody."""
+    return max(policy.patience_s, min(policy.patience_per_load * load_s, policy.patience_most_s))
 
 
-def turn_end(resident: Instance, needed_since: float, policy: PolicySpec) -> float:
-    """When a resident whose room is needed has had its turn: nobody leaves before it could serve for the patience."""
+def turn_end(resident: Instance, needed_since: float, beneficiary: ModelState | None, policy: PolicySpec) -> float:
+    """When a resident whose room is needed has had its turn: nobody leaves before it could serve for the patience.
+    `beneficiary`: who needs it."""
+    loads_s = [model.load_s or 0.0 for model in (resident.model, beneficiary) if model is not None]
     ready_at = needed_since if resident.ready_at is None else resident.ready_at
-    had_its_turn = max(needed_since, ready_at) + patience_s(resident, policy)
+    had_its_turn = max(needed_since, ready_at) + patience_s(max(loads_s), policy)
     return max(had_its_turn, residency_end(resident, policy))
 
 

@@ -136,7 +136,7 @@ class Settling:
 
     def _note_turn(self, instance: Instance, need: Need | None) -> None:
         """Draining for nobody any more, it serves again."""
-        instance.turn_ends_at = None if need is None else turn_end(instance, need.since, self._policy)
+        instance.turn_ends_at = None if need is None else turn_end(instance, need.since, need.beneficiary, self._policy)
         if instance.drain_until is not None and need is None and not instance.unload_wanted:
             instance.drain_until = None
             self._state.changes += 1
@@ -148,11 +148,13 @@ class Settling:
         """One ready instance. `need`: somebody needs its room; None: nobody does.
 
         1. Its promises are kept, and it is to be unloaded, or its room is needed and it is idle or has had its turn:
-           it drains.
+           it drains. But as long as its leaving alone would help nobody, it has its turn even if it is idle.
         2. Draining: stop when the last lease is closed, or cut the rest at the deadline.
         3. Idle for too long: stop.
         """
-        if instance.drain_until is None and self._must_leave(instance, at):  # 1
+        if (
+            instance.drain_until is None and self._must_leave(instance, at) and not self._may_stay(instance, need, at)
+        ):  # 1
             instance.drain_until = at + self._policy.drain_timeout_s
             self._state.changes += 1
             if need is not None and need.beneficiary is not None:
@@ -205,6 +207,16 @@ class Settling:
         if turn_ends_at is None or at < residency_end(instance, self._policy):
             return False
         return not (instance.is_busy and instance.is_in_turn(at))
+
+    def _may_stay(self, instance: Instance, need: Need | None, at: float) -> bool:
+        """Somebody else who has to make room for the same model is still in use."""
+        if need is None or need.beneficiary is None or not instance.is_in_turn(at):
+            return False
+        return any(
+            other.beneficiary is need.beneficiary and self._state.live[id_].leases
+            for id_, other in self._plan.needs.items()
+            if id_ != instance.id
+        )
 
     def _drain(self, instance: Instance, deadline: float, at: float) -> None:
         if instance.leases and at < deadline:

@@ -55,15 +55,15 @@ class PolicySpec:
     `min_residency_s`: a model that became ready isn't evicted before this has passed, even when it is idle.
     `queue_limit`: requests waiting at the same time, over all models; one more is refused.
     `patience_s`: how long a busy resident keeps its turn while another model's request waits; `patience_per_load` times
-    as long as its load takes if that is longer, since a dear load should be used for longer, but no more than
-    `patience_most_s` (unless `patience_s` says so).
+    as long as the dearer of their two loads takes if that is longer, since a dear switch should be used for longer, but
+    no more than `patience_most_s` (unless `patience_s` says so).
     `drain_timeout_s`: how long open requests may run on after their instance was told to leave.
     `normal_handicap_s`, `background_handicap_s`: normal and background requests queue as if they had arrived so much
     later than an interactive one.
     `priority_step_s`, `priority_most_s`: each step of a model's priority lets its requests queue as if they had arrived
     so much earlier, up to the most.
-    `switch_share`, `switch_share_most_s`: this share of its load time is added too, up to the most: what is ready
-    sooner goes first.
+    `switch_share`, `switch_share_most_s`: this share of its load time, divided by the number that wait for it, is added
+    too, up to the most: what is ready sooner, for more, goes first.
     `room_timeout_s`: how long a request waits for memory that other programs hold, before it is refused.
     `backoff_base_s`, `backoff_max_s`: pause after the first failed load, doubled by each further one, capped.
     """
@@ -73,15 +73,15 @@ class PolicySpec:
     min_residency_s: float = 0.0
     queue_limit: int = 256
     patience_s: float = 10.0
-    patience_per_load: float = 0.5
+    patience_per_load: float = 4.0
     patience_most_s: float = 60.0
     drain_timeout_s: float = 120.0
     normal_handicap_s: float = 5.0
     background_handicap_s: float = 60.0
     priority_step_s: float = 10.0
     priority_most_s: float = 60.0
-    switch_share: float = 0.25
-    switch_share_most_s: float = 15.0
+    switch_share: float = 2.0
+    switch_share_most_s: float = 60.0
     room_timeout_s: float = 30.0
     backoff_base_s: float = 2.0
     backoff_max_s: float = 120.0

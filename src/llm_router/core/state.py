@@ -317,15 +317,19 @@ class State:
         return len(self.leased) < self.places
 
     def enqueue(self, model: ModelState, request: int, at: float, request_class: RequestClass) -> None:
+        magnitude = model.queue.magnitude
         is_first = model.queue.add(request, at, self.next_order(), _LANES[request_class])
-        if is_first:
+        if is_first or model.queue.magnitude != magnitude:
             self.changes += 1
         self.waiting[request] = model
 
     def dequeue(self, model: ModelState, request: int) -> None:
-        """Who is first matters to a model in need; to one that serves, only whether anybody waits at all."""
+        """Who is first and how many there are matters to a model in need; to one that serves, only whether anybody
+        waits at all."""
+        magnitude = model.queue.magnitude
         was_first = model.queue.remove(request)
-        if (was_first and model.needs_start) or not model.queue.requests:
+        is_change = was_first or model.queue.magnitude != magnitude
+        if (is_change and model.needs_start) or not model.queue.requests:
             self.changes += 1
         del self.waiting[request]
 
