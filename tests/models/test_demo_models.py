@@ -94,9 +94,9 @@ def test_models_on_this_machine_come_first_and_spare_the_download(sources: Sourc
     tiny.write(tmp_path / "models" / "two" / "mine.gguf", name="My Other Model", count=4)
     tiny.write(tmp_path / "models" / "vectors.gguf", name="Vectors", kind="embedding")
     config = prepared(tmp_path)
-    assert list(config.models) == ["mine", "mine-2", "vectors", "tiny-a", "tiny-b", "tiny-embed"]
-    assert "My Model" in (config.models["mine"].description or "")
-    assert str(tmp_path / "models" / "one") in (config.models["mine"].description or "")
+    assert list(config.models) == ["one-mine-f16", "two-mine-f16", "vectors", "tiny-a", "tiny-b", "tiny-embed"]
+    assert "My Model" in (config.models["one-mine-f16"].description or "")
+    assert str(tmp_path / "models" / "one") in (config.models["one-mine-f16"].description or "")
     assert sources.asked == []
 
 

@@ -35,14 +35,13 @@ def test_chat_base_embedding_and_rerank_models_are_told_apart(tmp_path: Path) ->
     model_file(tmp_path / "bert.gguf", "nomic-bert", lambda w: w.add_pooling_type(gguf.PoolingType.NONE))
     model_file(tmp_path / "rank.gguf", "bert", lambda w: w.add_pooling_type(gguf.PoolingType.RANK))
     tiny.write(tmp_path / "tiny-embed.gguf", name="tiny-embed", kind="embedding")
-    found = {model.name: (model.use, model.title) for model in local.find([tmp_path])}
-    assert found == {
-        "chat-model": ("chat", "A Chat"),
-        "base": ("completion", "base"),
-        "pooled": ("embedding", "pooled"),
-        "bert": ("embedding", "bert"),
-        "rank": ("rerank", "rank"),
-        "tiny-embed": ("embedding", "tiny-embed"),
+    assert {model.name: model.use for model in local.find([tmp_path])} == {
+        "chat-model": "chat",
+        "base": "completion",
+        "pooled": "embedding",
+        "bert": "embedding",
+        "rank": "rerank",
+        "tiny-embed": "embedding",
     }
 
 
@@ -79,14 +78,17 @@ def test_smallest_first_each_file_once_and_none_too_large(tmp_path: Path) -> Non
 
 
 def test_the_usual_folders_follow_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HF_HUB_CACHE", "HF_HOME", "LLM_ROUTER_MODELS"):
-        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    usual = [tmp_path / "models", tmp_path / ".cache/huggingface/hub", tmp_path / ".lmstudio/models"]
-    assert local.folders() == usual
     monkeypatch.setenv("LLM_ROUTER_MODELS", "/data")
-    monkeypatch.setenv("HF_HOME", "/hf")
-    assert local.folders() == [Path("/data"), usual[0], Path("/hf/hub"), usual[2]]
+    monkeypatch.setenv("HF_HUB_CACHE", "/hub")
+    assert local.folders()[:2] == [Path("/data"), tmp_path / "models"]
+    assert Path("/hub") in local.folders()
+
+
+def test_folders_with_safetensors_are_for_other_servers(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
+    (tmp_path / "model.safetensors").touch()
+    assert local.find([tmp_path]) == []
 
 
 def test_a_header_is_read_without_its_arrays(tmp_path: Path) -> None:

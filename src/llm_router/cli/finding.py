@@ -60,6 +60,7 @@ class Row:
         return {
             "name": model.name,
             "configured_as": self.configured_as or None,
+            "title": model.title,
             "path": str(model.path),
             "origin": model.origin or None,
             "format": model.format,

@@ -62,17 +62,11 @@ def _from_this_machine(report: Report, places: list[Path]) -> Models:
     found = local.find(places, largest_bytes=int(_SHARE_OF_MEMORY * memory_bytes()))
     chats = [model for model in found if model.use == "chat"][:_MOST_LOCAL_CHATS]
     embedding = [model for model in found if model.use == "embedding"][:1]
-    models: Models = {}
-    for model in (*chats, *embedding):
-        name = model.name
-        while name in models:
-            name += "-2"
-        models[name] = _entry(model.path, _described(model), "embedding" if model.use == "embedding" else "chat")
-    return models
+    return {model.name: _entry(model.path, _described(model), model.use) for model in (*chats, *embedding)}
 
 
 def _described(model: LocalModel) -> str:
-    return f"{model.title}, {model.size_bytes / 1e9:.1f} GB, found in {model.path.parent}"
+    return f"{model.title}, found in {model.path.parent}"
 
 
 def _chats(models: Models) -> list[str]:

@@ -105,6 +105,7 @@ def _found(described: Described, place: Place) -> Found:
             name, quantisation=quantisation.split(" ")[0], owner=publisher or place.path.parent.name
         ),
         path=place.path,
+        title=name,
         origin=place.repository,
         format="safetensors",
         quantisation=quantisation,

@@ -115,11 +115,13 @@ def found(gguf: Gguf, *, repository: str, owner: str, projector: Gguf | None) ->
     template = str(fields.get("tokenizer.chat_template", ""))
     quantisation = said or about.read(gguf.path).quantisation
     context = gguf.header.of_architecture("context_length")
-    publisher, _, title = repository.rpartition("/")
-    speaking = (stem, title, str(fields.get("general.name", "")), str(fields.get("general.basename", "")), owner)
+    publisher, _, repository_name = repository.rpartition("/")
+    title, family = (str(fields.get(f"general.{key}", "")) for key in ("name", "basename"))
+    speaking = (stem, repository_name, title, family, owner)
     return Found(
         names=discover_names.candidates(*speaking, quantisation=quantisation, owner=publisher or owner),
         path=gguf.path,
+        title=title or stem,
         origin=repository,
         format="GGUF",
         quantisation=quantisation,

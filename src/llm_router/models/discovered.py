@@ -22,8 +22,9 @@ Use = Literal["chat", "completion", "embedding", "rerank"]
 class Found:
     """A model that can be served.
 
-    `names`: what it could be called, the shortest first; `name`: which of them it got. `origin`: its hub id, or the
-    name Ollama gave it; "" for a file that somebody put there. `path`: the file, the first shard, or the folder.
+    `names`: what it could be called, the shortest first; `name`: which of them it got. `title`: what it calls itself.
+    `origin`: its hub id, or the name Ollama gave it; "" for a file that somebody put there. `path`: the file, the first
+    shard, or the folder.
     `quantisation`: as people write it, such as "Q4_K_M" or "AWQ"; "" for none. `use` "completion": a base model without
     a chat template. `abilities`: beyond its use: "vision", "audio", "tools", "reasoning". `parameters`: how many;
     None: its files don't say. `context_length`: what it was trained for, in tokens. `backends`: who can serve it, the
@@ -39,6 +40,7 @@ class Found:
     size_bytes: int
     backends: tuple[str, ...]
     name: str = ""
+    title: str = ""
     origin: str = ""
     abilities: tuple[str, ...] = ()
     parameters: int | None = None
