@@ -19,6 +19,7 @@ from llm_router.api.admin import Admin
 from llm_router.api.build import build
 from llm_router.api.errors import status_of
 from llm_router.api.llamacpp_admin import Management
+from llm_router.api.metrics import Metrics
 from llm_router.api.ollama import Ollama
 from llm_router.cli.client import NotRunning
 from llm_router.engine import llamacpp
@@ -35,7 +36,8 @@ def routes() -> set[str]:
     nobody = cast("Any", None)
     admin = Admin(nobody, nobody, None, lambda: 0.0)
     ollama = Ollama(nobody, nobody, nobody, path_of=nobody, limit=1)
-    app = build(nobody, nobody, admin, ollama, Management(nobody, nobody), body_limit=1)
+    metrics = Metrics(nobody, nobody)
+    app = build(nobody, nobody, admin, ollama, Management(nobody, nobody), metrics, body_limit=1)
     described = set()
     for route in flattened(app.routes):
         assert isinstance(route, Route), route

@@ -12,6 +12,7 @@ from llm_router.api import anthropic, further, openai
 from llm_router.api.admin import Admin
 from llm_router.api.catalog import Catalog
 from llm_router.api.llamacpp_admin import Management
+from llm_router.api.metrics import Metrics
 from llm_router.api.ollama import Ollama
 from llm_router.api.shapes import render_at, shaped
 from llm_router.dialects.completion import Problem
@@ -20,13 +21,21 @@ from llm_router.relay.exchange import Services
 
 
 def build(
-    services: Services, catalog: Catalog, admin: Admin, ollama: Ollama, management: Management, *, body_limit: int
+    services: Services,
+    catalog: Catalog,
+    admin: Admin,
+    ollama: Ollama,
+    management: Management,
+    metrics: Metrics,
+    *,
+    body_limit: int,
 ) -> FastAPI:
     """`body_limit`: the largest request body taken, in bytes."""
     app = FastAPI(title="llm-router", version=__version__, redoc_url=None)
     app.include_router(openai.models(catalog))
     app.include_router(management.routes())
     app.include_router(admin.routes())
+    app.include_router(metrics.routes())
     app.router.routes.extend(openai.inference(services, catalog, body_limit))
     app.router.routes.extend(further.routes(services, catalog, body_limit))
     app.router.routes.extend(anthropic.routes(services, body_limit))

@@ -21,6 +21,7 @@ from llm_router.api.build import build
 from llm_router.api.catalog import Catalog
 from llm_router.api.errors import render
 from llm_router.api.llamacpp_admin import Management
+from llm_router.api.metrics import Metrics
 from llm_router.api.ollama import Ollama
 from llm_router.api.openai import TARGETS
 from llm_router.app import notify, parts, remote
@@ -106,6 +107,7 @@ async def _serve(
         models=relayed,
         render=render,
         preferences=parts.preferences(config),
+        recorder=supervisor.requests,
     )
     now = asyncio.get_running_loop().time
     admin = Admin(supervisor, catalog, None if path is None else str(path), now)
@@ -113,7 +115,15 @@ async def _serve(
         services, catalog, supervisor, path_of=lambda name: parts.path(launches, name), limit=config.max_body
     )
     settings = uvicorn.Config(
-        build(services, catalog, admin, ollama, Management(supervisor, catalog), body_limit=config.max_body),
+        build(
+            services,
+            catalog,
+            admin,
+            ollama,
+            Management(supervisor, catalog),
+            Metrics(supervisor, catalog),
+            body_limit=config.max_body,
+        ),
         http=protocol.bind(services, TARGETS, config.max_body),
         ws="none",
         lifespan="off",
