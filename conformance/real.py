@@ -49,7 +49,7 @@ SETTINGS: dict[str, Any] = {
     "patience": "0s",
     "drain_timeout": "1s",
     "model_load_timeout": "400s",
-    "stall_timeout": "30s",
+    "stall_timeout": "60s",
 }
 
 
@@ -65,7 +65,7 @@ async def subject(prepared: Prepared, cache: Cache, folder: Path) -> AsyncIterat
         "other_answer": numbers("other", COUNT),
         "refused": TOO_MUCH,
         "context_length": CONTEXT,
-        "stall_s": 30.0,
+        "stall_s": 60.0,
     }
     try:
         yield Subject(router=router, model=NAME, other="other", **{**defaults, **prepared.traits})
@@ -132,7 +132,13 @@ def sglang(cache: Cache, name: str = NAME) -> Prepared:
         version=f"sglang {install.version_of(python, 'sglang')}",
         model=model,
         backends={"sglang": {"binary": str(python)}},
-        traits={"percent": True, "keys": (KEY,), "load_s": 300.0, "stop_s": 35.0, "worker": "sglang::schedul"},
+        traits={
+            "why_no_percent": _TOO_SMALL,
+            "keys": (KEY,),
+            "load_s": 400.0,
+            "stop_s": 35.0,
+            "worker": "sglang::schedul",
+        },
     )
 
 
@@ -182,11 +188,12 @@ ENGINES: Mapping[str, Prepare] = {
 }
 
 _CPU = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+_TOO_SMALL = "so small a model is loaded before anyone asks"
 _LLAMACPP_TRAITS: dict[str, Any] = {
     "refused": {"messages": [{"role": "user"}]},
     "endless": {"ignore_eos": True, "max_tokens": 8000},
     "context_length": 8192,
-    "why_no_percent": "so small a model is loaded before anyone asks",
+    "why_no_percent": _TOO_SMALL,
 }
 
 

@@ -113,8 +113,8 @@ class RouterProcess:
     def client(self) -> httpx.AsyncClient:
         # Without `verify=False` each one reads the machine's certificates, which takes 30 ms.
         limits = httpx.Limits(max_connections=None)
-        # Longer than the half minute of silence after which a server is looked at.
-        return httpx.AsyncClient(base_url=self.url, timeout=45, limits=limits, verify=False)
+        # Longer than a silent server is waited for: half a minute until it is looked at, and the time it gets then.
+        return httpx.AsyncClient(base_url=self.url, timeout=90, limits=limits, verify=False)
 
     async def chat(self, model: str, *, headers: dict[str, str] | None = None, **more: Any) -> Events:
         """One streamed chat, from begin to end."""
