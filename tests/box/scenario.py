@@ -111,8 +111,9 @@ def files() -> set[str]:
     found = set()
     for place in WATCHED:
         for folder, names, leaves in os.walk(place):
-            found |= {os.path.join(folder, name) for name in (*names, *leaves)}
-    noise = re.compile(r"/var/lib/(systemd|private|polkit-1|dbus)|/etc/(passwd|shadow|group|gshadow|sub[ug]id)|/root/\.cache|__pycache__")
+            found |= {f"{folder}/{name}" for name in (*names, *leaves)}
+    own = r"/var/lib/(systemd|private|polkit-1|dbus)|/root/\.cache|__pycache__"  # other programs' doings
+    noise = re.compile(own + r"|/etc/(passwd|shadow|group|gshadow|sub[ug]id)")
     return {path for path in found if not noise.search(path)}
 
 
@@ -204,7 +205,7 @@ def its_log_is_shown_by_the_router() -> None:
 def a_switch_on_one_unit_turns_its_link() -> str:
     began = time.monotonic()
     assert "tiny-b" in chat("c")
-    assert os.readlink("/var/lib/llm-router/active/llamacpp.service") == "/srv/scripts/c.sh"
+    assert Path("/var/lib/llm-router/active/llamacpp.service").readlink() == Path("/srv/scripts/c.sh")
     assert state_of("a") == "unloaded"
     return f"{time.monotonic() - began:.2f} s"
 
@@ -256,9 +257,8 @@ def an_engine_killed_mid_stream_ends_the_stream_with_an_error_and_is_started_aga
 @seen
 def an_engine_killed_mid_load_is_told_at_once() -> str:
     found: dict = {}
-    asking = threading.Thread(
-        target=lambda: found.update(ask("/v1/chat/completions", {"model": "slow", "messages": [{"role": "user", "content": "x"}]}))
-    )
+    body = {"model": "slow", "messages": [{"role": "user", "content": "x"}]}
+    asking = threading.Thread(target=lambda: found.update(ask("/v1/chat/completions", body)))
     asking.start()
     until(lambda: state_of("slow") == "starting" and pid_of("llamacpp"), "it loads")
     until(lambda: "waiting" in run("llm-router", "logs", "slow", "--url", URL, check=False), "its line is seen")
@@ -325,12 +325,12 @@ def the_units_are_verified_and_rated() -> str:
 
 @seen
 def an_upgrade_keeps_configuration_and_history() -> None:
-    release = os.readlink("/opt/llm-router/current")
+    release = Path("/opt/llm-router/current").readlink()
     config = Path("/etc/llm-router/router_config.json").read_text()
     history = Path("/var/lib/llm-router/history.sqlite").stat().st_ino
     run(INSTALL, "--yes")
-    assert os.readlink("/opt/llm-router/current") != release
-    assert not Path(release).exists()
+    assert Path("/opt/llm-router/current").readlink() != release
+    assert not release.exists()
     assert Path("/etc/llm-router/router_config.json").read_text() == config
     assert Path("/var/lib/llm-router/history.sqlite").stat().st_ino == history
     assert "tiny-a" in chat("a")
@@ -352,12 +352,12 @@ def uninstalling_leaves_nothing() -> None:
     assert sorted(files() - BEFORE) == [], sorted(files() - BEFORE)[:20]
     assert status_of("id", "llm-router") != 0
     assert status_of("systemctl", "cat", "llm-router.service") != 0
-    assert not [pid for pid in os.listdir("/proc") if pid.isdigit() and b"llm_router" in cmdline(pid)]
+    assert not [path for path in Path("/proc").glob("[0-9]*") if b"llm_router" in cmdline(path)]
 
 
-def cmdline(pid: str) -> bytes:
+def cmdline(process: Path) -> bytes:
     with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
+        return (process / "cmdline").read_bytes()
     return b""
 
 
@@ -377,7 +377,12 @@ def a_dry_run_prints_each_step_and_its_undo_and_changes_nothing() -> None:
 
 @seen
 def an_interactive_installation_is_answered_on_a_terminal() -> None:
-    answers_to = {"Which models": "all", "Run them in a systemd unit": "y", "Port of the router": str(PORT), "Go on?": "y"}
+    answers_to = {
+        "Which models": "all",
+        "Run them in a systemd unit": "y",
+        "Port of the router": str(PORT),
+        "Go on?": "y",
+    }
     child, terminal = pty.fork()
     if child == 0:
         os.execv(INSTALL, [INSTALL])
@@ -414,7 +419,7 @@ def main() -> int:
         began = time.monotonic()
         try:
             detail, is_so = look(), True
-        except Exception:
+        except Exception:  # noqa: BLE001 -- told like any other failure
             detail, is_so = traceback.format_exc(), False
         failed += not is_so
         took = round(time.monotonic() - began, 2)

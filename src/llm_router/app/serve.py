@@ -35,6 +35,7 @@ from llm_router.hardware.reading import open_reader
 from llm_router.history.store import Store
 from llm_router.launchers import calls
 from llm_router.launchers.choice import Launchers
+from llm_router.launchers.container import ContainerLauncher
 from llm_router.launchers.process import ProcessLauncher
 from llm_router.launchers.systemd import SystemdLauncher
 from llm_router.relay import protocol
@@ -84,7 +85,7 @@ async def _serve(
         policy=policy,
         launches=launches,
         launcher=Launchers(
-            processes=ProcessLauncher(config.state_folder),
+            processes=ContainerLauncher(ProcessLauncher(config.state_folder)),
             units=SystemdLauncher(config.state_folder, lambda: parts.units(launches)),
         ),
         response_timeout_s=config.response_timeout,

@@ -1,4 +1,4 @@
-"""Sends each spec to the launcher that can start it. Counterparts: `process`, `systemd`, `container`, which do."""
+"""Sends each spec to the launcher that can start it. Counterparts: `container` (and `process`), `systemd`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from llm_router.launchers.base import Identity, Launcher, RunningProcess
 
 class Launchers:
     """Implements `launchers.base.Launcher` with others: `units` for specs that name a `service`, `processes` for the
-    rest."""
+    rest, containers among them."""
 
     def __init__(self, *, processes: Launcher, units: Launcher) -> None:
         self._processes = processes

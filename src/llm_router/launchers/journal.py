@@ -150,8 +150,9 @@ _decode = msgspec.json.Decoder(_Entry).decode
 
 def _command(unit: str, *, is_own: bool) -> tuple[str, ...]:
     """Not with --since: as long as nothing has been written since then, systemd 252 follows nothing either."""
-    # Following means "of this boot" by itself, and a sandbox may see another boot's number than the journal has.
+    # Following means "of this boot" by itself unless merging, and in a container's sandbox the boot has another number
+    # than in the journal.
     whose = ("--user", "--user-unit", unit) if is_own else ("--unit", unit)
     what = ("--output=json", "--output-fields=MESSAGE", "--all")
     program = shutil.which("journalctl") or "journalctl"
-    return (program, "--follow", "--boot=all", f"--lines={RING_LINES}", *what, "--quiet", *whose)
+    return (program, "--follow", "--merge", f"--lines={RING_LINES}", *what, "--quiet", *whose)

@@ -84,6 +84,14 @@ def environment_value(pid: int, name: str) -> str | None:
     return None if found is None else found[len(wanted) :].decode(errors="replace")
 
 
+def command_line(pid: int) -> tuple[str, ...]:
+    """What the process was started with; empty: it is gone, or a zombie."""
+    try:
+        return tuple(item.decode(errors="replace") for item in _read(f"/proc/{pid}/cmdline").split(b"\0")[:-1])
+    except OSError:
+        return ()
+
+
 def members(group: int, leader_started: int, variable: str, token: str) -> list[Stat]:
     """Living processes of a process group or session, and those that carry `variable=token` wherever they moved.
 
