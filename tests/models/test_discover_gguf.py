@@ -147,6 +147,20 @@ def test_a_projector_of_another_width_or_another_model_is_not_taken(tmp_path: Pa
     assert list(reasons(found)) == ["mmproj-F16.gguf"]
 
 
+def test_in_llama_cpps_own_folder_the_repository_is_in_the_names(tmp_path: Path) -> None:
+    gguf_file(tmp_path / "ggml-org_gemma-3-4b-it-GGUF_gemma-3-4b-it-Q4_K_M.gguf")
+    gguf_file(tmp_path / "unsloth_Qwen3-8B-GGUF_Qwen3-8B-UD-q4_k_xl.gguf", "qwen3")
+    eyes = projector(tmp_path / "ggml-org_gemma-3-4b-it-GGUF_mmproj-model-f16.gguf")
+    one, other = named(search(tmp_path).models)
+    assert (one.name, one.origin, one.args) == (
+        "gemma-3-4b-it",
+        "ggml-org/gemma-3-4b-it-GGUF",
+        ("--mmproj", str(eyes)),
+    )
+    assert (other.name, other.origin, other.quantisation) == ("qwen3-8b", "unsloth/Qwen3-8B-GGUF", "UD-Q4_K_XL")
+    assert other.args == ()
+
+
 def test_a_projector_above_its_quantisations_is_found(tmp_path: Path) -> None:
     gguf_file(tmp_path / "repo" / "UD-Q4_K_XL" / "big-00001-of-00001.gguf")
     eyes = projector(tmp_path / "repo" / "mmproj-BF16.gguf")

@@ -17,7 +17,16 @@ from llm_router.models.discover_walk import Folder, Walk
 from llm_router.models.discovered import Found, Haul, LeftOut
 from llm_router.models.report import Report
 
-_UNFINISHED = (".part", ".partial", ".incomplete", ".crdownload", ".aria2", ".downloading", ".tmp")
+_UNFINISHED = (
+    ".part",
+    ".partial",
+    ".incomplete",
+    ".crdownload",
+    ".aria2",
+    ".downloading",
+    ".tmp",
+    ".downloadInProgress",
+)
 _OF_WEIGHTS = (".gguf", ".safetensors")
 _HUB = "models--"
 

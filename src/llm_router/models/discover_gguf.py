@@ -32,13 +32,18 @@ _PARTS = {
 }
 
 
+# How llama.cpp's own downloads are called: OWNER_REPOSITORY_FILE.
+_FLAT = re.compile(r"(?P<owner>[^_]+)_(?P<name>.+-GGUF)_(?P<stem>.+)")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gguf:
     """One model's file, or all its shards. `files`: the first one first. `stem`: its name without shard and ending.
-    `missing_bytes`, `parameters`: of all of them."""
+    `repository`: its hub id, where its name has that in it. `missing_bytes`, `parameters`: of all of them."""
 
     files: tuple[Path, ...]
     stem: str
+    repository: str
     header: Header
     parameters: int
     missing_bytes: int
@@ -113,16 +118,17 @@ def found(gguf: Gguf, *, repository: str, owner: str, projector: Gguf | None) ->
     stem, said = discover_names.split(gguf.stem)
     fields = gguf.header.fields
     template = str(fields.get("tokenizer.chat_template", ""))
-    quantisation = said or about.read(gguf.path).quantisation
+    quantisation = said.upper() or about.read(gguf.path).quantisation
     context = gguf.header.of_architecture("context_length")
-    publisher, _, repository_name = repository.rpartition("/")
+    origin = repository or gguf.repository
+    publisher, _, repository_name = origin.rpartition("/")
     title, family = (str(fields.get(f"general.{key}", "")) for key in ("name", "basename"))
     speaking = (stem, repository_name, title, family, owner)
     return Found(
         names=discover_names.candidates(*speaking, quantisation=quantisation, owner=publisher or owner),
         path=gguf.path,
         title=title or stem,
-        origin=repository,
+        origin=origin,
         format="GGUF",
         quantisation=quantisation,
         use=use(gguf.header),
@@ -182,9 +188,12 @@ def _lacking(paths: tuple[Path, ...]) -> str | None:
 
 def _whole(paths: tuple[Path, ...], parts: list[Inventory], size_bytes: int) -> Gguf:
     shard = SHARD.match(paths[0].stem)
+    stem = shard["stem"] if shard else paths[0].stem
+    flat = _FLAT.fullmatch(stem)
     return Gguf(
         files=paths,
-        stem=shard["stem"] if shard else paths[0].stem,
+        stem=flat["stem"] if flat else stem,
+        repository=f"{flat['owner']}/{flat['name']}" if flat else "",
         header=parts[0].header,
         parameters=sum(part.parameters for part in parts),
         missing_bytes=sum(part.missing_bytes for part in parts),

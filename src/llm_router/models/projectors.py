@@ -18,11 +18,11 @@ _WORD = re.compile(r"mm[-_]?proj(?:ector)?|projector", re.IGNORECASE)
 def choose(model: Gguf, projectors: Sequence[Gguf], neighbours: Sequence[Gguf]) -> Gguf | None:
     """The one that fits, half precision before others. `neighbours`: all models in the folder, this one too.
 
-    1. Its output is as wide as the model's input. 2. It carries the model's name; or 3. it carries none that is another
-    model's, and all models in the folder are of one family, as in a repository of one model in several quantisations.
+    1. Its output is as wide as the model's input. 2. It carries the model's name, or that of its repository. 3. Without
+    such a one: all models in the folder are of one family, as in a repository of one model in several quantisations.
     """
     fitting = [one for one in projectors if _is_as_wide(one, model)]  # 1
-    named = [one for one in fitting if _name(one) and _name(one) == _name(model)]  # 2
+    named = [one for one in fitting if _belongs(one, model)]  # 2
     if not named and _are_one_family(neighbours):  # 3
         named = fitting
     return min(named, key=_rank, default=None)
@@ -32,6 +32,12 @@ def _is_as_wide(projector: Gguf, model: Gguf) -> bool:
     widths = [projector.header.fields.get(f"clip.{sense}projection_dim") for sense in ("vision.", "audio.", "")]
     known = [width for width in widths if isinstance(width, int) and width > 0]
     return not known or model.width is None or model.width in known
+
+
+def _belongs(projector: Gguf, model: Gguf) -> bool:
+    if projector.repository or model.repository:
+        return projector.repository == model.repository
+    return bool(_name(projector)) and _name(projector) == _name(model)
 
 
 def _name(gguf: Gguf) -> str:
