@@ -140,11 +140,11 @@ class Processes:
         _wait_ended(process)
         self._started = [(name, other) for name, other in self._started if other is not process]
 
-    def log(self, name: str) -> str:
+    def log(self, name: str, lines: int = 15) -> str:
         """The last lines of what `name` wrote."""
         path = self._log_path(name)
-        lines = path.read_text(errors="replace").splitlines() if path.exists() else []
-        return "\n".join(lines[-15:])
+        said = path.read_text(errors="replace").splitlines() if path.exists() else []
+        return "\n".join(said[-lines:])
 
     def wait_listening(self, name: str, process: subprocess.Popen[bytes], port: int, path: str, limit_s: float) -> None:
         """Waits until `GET path` on loopback answers 200. Raises: BenchFailed after `limit_s` or when it exits."""

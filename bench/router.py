@@ -21,13 +21,18 @@ class RunningRouter:
     process: subprocess.Popen[bytes]
 
 
-def start(processes: Processes, name: str, models: Mapping[str, object], folder: Path) -> RunningRouter:
-    """Writes a configuration with these `models` into `folder`, starts it and waits for it. Raises: BenchFailed."""
+def start(
+    processes: Processes, name: str, models: Mapping[str, object], folder: Path, **settings: object
+) -> RunningRouter:
+    """Writes a configuration with these `models` and `settings` into `folder`, starts it and waits for it.
+
+    Raises: BenchFailed."""
     program = Path(sys.executable).with_name("llm-router")
     if not program.exists():
         raise BenchFailed(f"cannot start the router: there is no {program}; install the project into this environment")
     config = folder / f"{name}.json"
-    config.write_text(json.dumps({"state_dir": str(folder / f"{name}-state"), "models": models}, indent=2))
+    said = {"state_dir": str(folder / f"{name}-state"), **settings, "models": models}
+    config.write_text(json.dumps(said, indent=2))
     port = free_port()
     process = processes.start(name, [str(program), "serve", "--config", str(config), "--port", str(port)])
     processes.wait_listening(name, process, port, "/health", _START_LIMIT_S)
