@@ -155,7 +155,6 @@ class _Answered:
                 supervisor.unload(name)
             await talk.answer(question.idle("unload"))
             return
-        supervisor.load(name)
         if await talk.loaded(name):
             await talk.answer(question.idle("load"))
 
