@@ -6,6 +6,7 @@ Counterparts: `openai`, for what every server has; `backends.endpoints`, which k
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 
@@ -25,10 +26,12 @@ from llm_router.relay import failure
 from llm_router.relay.asgi import AsgiSink, deliver, read_body
 from llm_router.relay.client import Headers
 from llm_router.relay.exchange import Exchange, Services
+from llm_router.relay.form import Form, boundary_of
 from llm_router.relay.headers import RequestHead
 from llm_router.relay.native import NativeStream
 from llm_router.relay.request import Kind, Target
 from llm_router.relay.sink import Sink
+from llm_router.relay.upload import Upload
 
 _CHAT = Target(kind=Kind.CHAT, method=b"POST", path=b"/v1/chat/completions")
 # Clients know reranking by several paths; all servers know the first.
@@ -38,6 +41,11 @@ _JSON = {
     "/v1/reranking": Endpoint.RERANK,
     "/v1/audio/speech": Endpoint.SPEECH,
     "/v1/images/generations": Endpoint.IMAGES,
+}
+_FORMS = {
+    "/v1/audio/transcriptions": Endpoint.TRANSCRIPTIONS,
+    "/v1/audio/translations": Endpoint.TRANSLATIONS,
+    "/v1/images/edits": Endpoint.IMAGE_EDITS,
 }
 _NOT_THERE = (404, 405)
 
@@ -104,6 +112,48 @@ class _Passing:
         await deliver(sink, exchange, receive, send)
 
 
+class _Uploading:
+    """A route that takes a form with files, which is kept in a file until the model is there."""
+
+    def __init__(self, services: Services, catalog: Catalog, endpoint: Endpoint, limit: int) -> None:
+        self._services = services
+        self._catalog = catalog
+        self._endpoint = endpoint
+        self._target = Target(kind=Kind.EMBEDDING, method=b"POST", path=endpoint.value.encode())
+        self._limit = limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        sink = AsgiSink()
+        head = RequestHead(list(scope["headers"]))
+        try:
+            form = Form(boundary_of(head.fields.get(b"content-type", b"")), self._limit)
+            if not await _receive(form, receive):
+                return
+            await asyncio.to_thread(form.close)
+            entry = _find(self._catalog, form.model)
+            if endpoints.has(entry.backend, self._endpoint) is False:
+                raise _lacks(entry, self._endpoint)
+        except LlmRouterError as error:
+            sink.reply(*render(error))
+            await sink.pump(send)
+            return
+        upload = Upload(self._services, _Tried(sink, entry, self._endpoint), self._target, head, form)
+        sink.exchange = upload
+        upload.start_form()
+        await deliver(sink, upload, receive, send)
+
+
+async def _receive(form: Form, receive: Receive) -> bool:
+    """Whether the form is here; False: the client left. Raises: RequestTooLarge, Unavailable."""
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return False
+        form.add(message.get("body", b""))
+        if not message.get("more_body", False):
+            return True
+
+
 class _Responses:
     """Passes through where the server speaks it, else it is translated."""
 
@@ -161,4 +211,8 @@ def routes(services: Services, catalog: Catalog, limit: int) -> list[Route]:
     passing = [
         Route(path, _Passing(services, catalog, endpoint, limit), methods=["POST"]) for path, endpoint in _JSON.items()
     ]
-    return [*passing, Route("/v1/responses", _Responses(services, catalog, limit), methods=["POST"])]
+    uploading = [
+        Route(path, _Uploading(services, catalog, endpoint, limit), methods=["POST"])
+        for path, endpoint in _FORMS.items()
+    ]
+    return [*passing, *uploading, Route("/v1/responses", _Responses(services, catalog, limit), methods=["POST"])]

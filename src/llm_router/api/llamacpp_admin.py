@@ -18,9 +18,11 @@ from fastapi.responses import StreamingResponse
 
 from llm_router.api.catalog import Catalog, Entry
 from llm_router.errors import InvalidRequest, ModelNotFound, NotSupported, UnsupportedMediaType
+from llm_router.relay.asgi import read_body
 from llm_router.runtime.supervisor import Supervisor
 
 _TICK_S = 0.1
+_LARGEST = 64 * 1024  # bytes of a request, which is the name of a model
 _PING_S = 15.0  # llama-server sends none; proxies cut a connection that is silent for a minute
 
 _encode = msgspec.json.Encoder().encode
@@ -123,8 +125,8 @@ class Management:
         if "json" not in request.headers.get("content-type", ""):
             raise UnsupportedMediaType('cannot read this: send JSON with "Content-Type: application/json"')
         try:
-            named = msgspec.json.decode(await request.body(), type=_Named)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            named = msgspec.json.decode(await read_body(request.receive, _LARGEST) or b"", type=_Named)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise InvalidRequest('cannot read this: send {"model": "NAME"}') from error
         entry = self._catalog.find(named.model)
         if entry is None:

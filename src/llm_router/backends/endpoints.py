@@ -1,7 +1,8 @@
 """Which of OpenAI's further endpoints each inference server has; all of them chat and complete.
 
 Read from their sources: llama.cpp b11434 `server.cpp`, SGLang 0.5.23 `http_server.py`, vLLM 0.33 `api_server.py`,
-TabbyAPI 2026-11 `endpoints/OAI`. Whether a loaded model can do it is the server's to say.
+TabbyAPI 2026-11 `endpoints/OAI`. Whether a loaded model can do it is the server's to say. llama.cpp's responses don't
+count: the events of their streams have no `content_index` and no `output_index`, on which OpenAI's own client fails.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ class Endpoint(Enum):
 
 
 _HAS = {
-    "llamacpp": frozenset({Endpoint.RESPONSES, Endpoint.RERANK, Endpoint.TRANSCRIPTIONS}),
+    "llamacpp": frozenset({Endpoint.RERANK, Endpoint.TRANSCRIPTIONS}),
     "sglang": frozenset({Endpoint.RESPONSES, Endpoint.RERANK, Endpoint.TRANSCRIPTIONS}),
     "tabbyapi": frozenset[Endpoint](),
     "tabbyapi-exl2": frozenset[Endpoint](),

@@ -53,7 +53,7 @@ class Call:
 
     __slots__ = ("connection", "late", "reply", "request", "retried", "upstream", "without_body")
 
-    def __init__(self, upstream: Upstream, request: bytes, reply: Reply, *, without_body: bool) -> None:
+    def __init__(self, upstream: Upstream, request: bytes | memoryview, reply: Reply, *, without_body: bool) -> None:
         self.upstream = upstream
         self.request = request
         self.reply: Reply | None = reply
@@ -100,7 +100,9 @@ class Pool:
         self._sweeper: asyncio.TimerHandle | None = None
         self.now = 0.0
 
-    def send(self, upstream: Upstream, request: bytes, reply: Reply, *, without_body: bool = False) -> Call:
+    def send(
+        self, upstream: Upstream, request: bytes | memoryview, reply: Reply, *, without_body: bool = False
+    ) -> Call:
         """Send `request` (head and body). `without_body`: the reply to a HEAD has none, whatever its headers say."""
         call = Call(upstream, request, reply, without_body=without_body)
         idle = self._idle[upstream.instance]

@@ -210,7 +210,8 @@ class Exchange:
         kind, facts = self._target.kind, self._asked.facts
         fields = head.returned
         rewritable = status == 200 and facts is not None and kind in _COUNTED
-        if rewritable and head.fields.get(b"content-type", b"").startswith(b"text/event-stream"):
+        is_stream = head.fields.get(b"content-type", b"").startswith(b"text/event-stream")
+        if rewritable and is_stream:
             assert facts is not None
             self._rewriter = StreamRewriter(
                 chat=kind is Kind.CHAT,
@@ -221,6 +222,8 @@ class Exchange:
             )
             if not self._started:
                 self._head(200, fields, None)
+        elif self._started and status == 200 and is_stream:
+            self._relayed = True  # of another API than these two: it goes on in the stream that has begun
         elif self._started or (rewritable and may_be_held(length)) or (status >= 400 and facts is not None):
             self._held = Held(status, fields)
         else:

@@ -1,0 +1,103 @@
+"""Forms with files: where the model's name is, and that everything else arrives as it was sent."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from llm_router.errors import InvalidRequest, RequestTooLarge, UnsupportedMediaType
+from llm_router.relay.form import Form, boundary_of
+
+B = b"----x7"
+
+
+def part(name: str, value: bytes, *, filename: str | None = None) -> bytes:
+    more = "" if filename is None else f'; filename="{filename}"\r\nContent-Type: audio/wav'
+    return b'--%b\r\nContent-Disposition: form-data; name="%b"%b\r\n\r\n%b\r\n' % (
+        B,
+        name.encode(),
+        more.encode(),
+        value,
+    )
+
+
+END = b"--%b--\r\n" % B
+MODEL = part("model", b"whisper")
+SOUND = part("file", bytes(range(256)) * 8, filename="a.wav")
+LANGUAGE = part("language", b"de")
+
+
+def form(body: bytes, *, limit: int = 10**8, step: int = 4096) -> Form:
+    found = Form(B, limit)
+    for at in range(0, len(body), step):
+        found.add(body[at : at + step])
+    found.close()
+    return found
+
+
+def sent(found: Form, name: str) -> bytes:
+    request = bytes(found.request(b"HEAD\r\n\r\n", name))
+    head, _, body = request.partition(b"\r\n\r\n")
+    assert head == b"HEAD"
+    assert len(body) == found.size_with(name)
+    return body
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [(MODEL, SOUND, LANGUAGE), (SOUND, MODEL, LANGUAGE), (SOUND, LANGUAGE, MODEL), (MODEL,)],
+    ids=["first", "between", "last", "alone"],
+)
+@pytest.mark.parametrize("name", ["whisper", "whisper-large-v3-of-the-server", "w"])
+def test_the_model_is_found_wherever_it_is_and_sent_under_the_servers_name(parts: tuple[bytes, ...], name: str) -> None:
+    found = form(b"".join(parts) + END)
+    assert found.model == "whisper"
+    others = b"".join(one for one in parts if one is not MODEL)
+    for again in (name, name, "x"):
+        assert sent(found, again) == part("model", again.encode()) + others + END
+
+
+@pytest.mark.parametrize("size", [1, 4096, 3_000_000])
+def test_a_large_file_arrives_byte_for_byte(size: int) -> None:
+    sound = part("file", random.Random(1).randbytes(size), filename="a.wav")
+    assert sent(form(sound + MODEL + END, step=65536), "whisper") == MODEL + sound + END
+
+
+def test_a_form_may_arrive_in_any_pieces() -> None:
+    body = SOUND + MODEL + END
+    for step in (1, 7, len(body)):
+        assert sent(form(body, step=step), "whisper") == MODEL + SOUND + END
+
+
+def test_other_spellings_of_the_field_are_known_and_other_fields_are_not_it() -> None:
+    for head in (b"content-disposition: form-data; name=model", b'Content-Disposition:form-data;name="model"'):
+        assert form(b"--%b\r\n%b\r\n\r\nwhisper\r\n" % (B, head) + END).model == "whisper"
+    decoy = part("prompt", b'Content-Disposition: form-data; name="model"\r\n\r\nother')
+    assert form(decoy + part("my-model", b"y") + part("modelx", b"z") + MODEL + END).model == "whisper"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(b"", END, SOUND + END, b"nothing of the kind", MODEL[:-3], b"--" + B, b"--" + B + b"\r\n" * 9000),
+        *(part("model", name) + END for name in (b"", b"\xff", b"a\r\nb")),
+    ],
+)
+def test_what_is_no_form_with_a_model_is_refused(body: bytes) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        form(body)
+    assert caught.value.message.startswith("cannot")
+
+
+def test_a_form_has_a_limit() -> None:
+    with pytest.raises(RequestTooLarge):
+        form(SOUND + MODEL + END, limit=1000)
+
+
+def test_the_boundary_is_what_the_type_says() -> None:
+    assert boundary_of(b"multipart/form-data; boundary=abc") == b"abc"
+    assert boundary_of(b'Multipart/Form-Data; charset=utf-8; Boundary="a b"') == b"a b"
+    for wrong in (b"", b"application/json", b"multipart/form-data", b"text/plain; boundary=x"):
+        with pytest.raises(UnsupportedMediaType):
+            boundary_of(wrong)
