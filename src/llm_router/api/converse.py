@@ -18,7 +18,7 @@ from llm_router.api.errors import render
 from llm_router.dialects import completion
 from llm_router.dialects.base import Translation
 from llm_router.dialects.completion import Problem
-from llm_router.errors import LlmRouterError, UnsupportedMediaType, UpstreamError, UpstreamLost
+from llm_router.errors import LlmRouterError, Unavailable, UnsupportedMediaType, UpstreamError, UpstreamLost
 from llm_router.relay import failure
 from llm_router.relay.asgi import AsgiSink, deliver, read_body
 from llm_router.relay.client import Headers
@@ -248,6 +248,14 @@ class Conversation:
     async def refuse(self, error: LlmRouterError) -> None:
         self._translating.reply(*render(error))
         await self._sink.pump(self._send)
+
+    def check(self, model: str) -> None:
+        """Raises: what there is against this client's using the model, ready or not."""
+        waiting = _Waiting(self.timer)
+        self.timer.close(self.timer.open(model, request_class="task", waiter=waiting))  # answered at once
+        error = waiting.outcome.result() if waiting.outcome.done() else None
+        if error is not None and not isinstance(error, Unavailable):
+            raise error
 
     async def loaded(self, model: str) -> bool:
         """Wait until the model (by its canonical name) is ready. False: the client has left; the load goes on.

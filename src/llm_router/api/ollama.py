@@ -136,6 +136,8 @@ class _Answered:
             if body is None:
                 return
             question = self._read(body, talk.timer)
+            if question.asked.keep_alive_s == 0:
+                talk.check(question.entry.name)  # who may not use a model may not take it from others
             if question.relayed is None:
                 await self._load(question, talk)
                 return
