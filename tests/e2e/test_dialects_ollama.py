@@ -72,6 +72,13 @@ async def test_a_name_with_the_tag_latest_is_the_name_without(router: RouterProc
     assert said.message.content == numbers("tiny-a", 50)
 
 
+async def test_a_model_that_was_listed_here_can_be_asked_in_openais_way_too(a_router: RouterProcess) -> None:
+    said = await a_router.chat("a:latest")
+    assert said.text == numbers("a", 30)
+    assert {chunk["model"] for chunk in said.chunks} == {"a:latest"}
+    assert (await a_router.chat("nope:latest")).status == 404
+
+
 async def test_embeddings_come_in_both_forms(router: RouterProcess, client_for: ClientFor) -> None:
     client = client_for(router)
     found = await client.embed(model="tiny-embed", input=["one", "two"])
@@ -193,7 +200,7 @@ async def test_a_body_without_a_content_type_is_read_but_not_from_a_web_page(a_r
     form = {"content-type": "application/x-www-form-urlencoded"}  # what curl sends
     async with a_router.client() as client:
         assert (await client.post("/api/chat", content=body, headers=form)).status_code == 200
-        refused = await client.post("/api/chat", content=body, headers={**form, "origin": "https://example.com"})
+        refused = await client.post("/api/chat", content=body, headers={**form, "origin": a_router.url})
     assert refused.status_code == 415
     assert "Content-Type" in refused.json()["error"]
 

@@ -17,6 +17,7 @@ from llm_router.relay.status_text import Mode
 _STATUS = b"x-llm-router-status"
 _PERFORMANCE = b"x-llm-router-performance"
 _CLASS = b"x-llm-router-class"
+_LATEST = ":latest"  # programs that list models by Ollama's API ask for them so by OpenAI's
 _TASK = b"x-llm-router-task"
 _CLASSES = {b"interactive": "interactive", b"normal": "normal", b"background": "background"}
 
@@ -108,6 +109,8 @@ def status_mode(target: Target, headers: Mapping[bytes, bytes], facts: bodies.Fa
 
 def _find(name: str, models: Mapping[str, Model]) -> Model:
     model = models.get(name)
+    if model is None and name.endswith(_LATEST):
+        model = models.get(name.removesuffix(_LATEST))
     if model is None:
         known = sorted({known.name for known in models.values()})
         names = ", ".join(known[:20]) + (", …" if len(known) > 20 else "")
