@@ -38,6 +38,16 @@ if [ "$prefix" = /opt/llm-router ] && [ "$(id -u)" != 0 ] && [ "$dry_run" = 0 ];
     fail "only root can install for the whole machine: run \`sudo ./install.sh\`, or \`./install.sh --user\` for yourself"
 fi
 
+asks=1
+for argument in "$@"; do
+    case $argument in
+        --yes | -y | --dry-run | --help) asks=0 ;;
+    esac
+done
+if [ "$asks" = 1 ] && [ ! -t 0 ]; then
+    fail "there is no terminal to ask questions on: answer them all with --yes (and --config FILE), or look with --dry-run"
+fi
+
 # A Python of at least 3.11 that can make virtual environments.
 find_python() {
     local candidate

@@ -3,8 +3,8 @@
 import pytest
 
 from llm_router.backends.base import Address, LaunchSpec
+from llm_router.launchers.lines import Lines
 from llm_router.launchers.masking import Mask, secrets_of
-from llm_router.launchers.output import Lines
 
 
 def test_secrets_become_stars() -> None:

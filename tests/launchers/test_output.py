@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from launching import fake_spec, identity, line_of
 
 from llm_router.launchers import output
-from llm_router.launchers.output import Lines, LogFile
+from llm_router.launchers.lines import LINE_CHARS, RING_LINES, Lines
+from llm_router.launchers.output import LogFile
 from llm_router.launchers.process import ProcessLauncher
 
 
@@ -45,13 +46,13 @@ def test_a_line_without_end_does_not_grow_without_end() -> None:
     lines = Lines()
     for _ in range(100):
         lines.feed("x" * 10000)
-    assert lines.feed("\nnext\n") == ["x" * output.LINE_CHARS, "next"]
+    assert lines.feed("\nnext\n") == ["x" * LINE_CHARS, "next"]
 
 
 def test_the_ring_keeps_the_last_lines() -> None:
     lines = Lines()
     lines.feed("".join(f"{number}\n" for number in range(1000)))
-    assert list(lines.ring) == [str(number) for number in range(1000 - output.RING_LINES, 1000)]
+    assert list(lines.ring) == [str(number) for number in range(1000 - RING_LINES, 1000)]
 
 
 class Followed:

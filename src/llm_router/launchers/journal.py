@@ -15,8 +15,8 @@ import subprocess
 
 import msgspec
 
+from llm_router.launchers.lines import RING_LINES
 from llm_router.launchers.listeners import Listeners
-from llm_router.launchers.output import RING_LINES
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 
-from llm_router.launchers.output import RING_LINES, Lines
+from llm_router.launchers.lines import RING_LINES, Lines
 
 
 class Listeners:

@@ -24,7 +24,7 @@ from llm_router.errors import LaunchError
 from llm_router.launchers import procfs
 from llm_router.launchers.base import RunningProcess
 from llm_router.launchers.instance import TOKEN_VARIABLE
-from llm_router.launchers.output import RING_LINES
+from llm_router.launchers.lines import RING_LINES
 from llm_router.launchers.waiting import Stall, until
 
 # Small servers are up in a fraction of a second, and their users notice each of these; a long load can wait.
