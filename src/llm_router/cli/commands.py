@@ -19,6 +19,7 @@ from llm_router.cli.client import RouterClient
 from llm_router.cli.discover import discover
 from llm_router.cli.guard import EXIT_CODES, FAILED, Commands, errors_as_json
 from llm_router.cli.install import install
+from llm_router.cli.log import LogFormat, log_to_stderr
 from llm_router.cli.simulate import simulate
 from llm_router.config import check, examine, find, load
 from llm_router.config.problems import Problem
@@ -63,6 +64,9 @@ def serve(
     config: ConfigOption = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on, instead of the configured one.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on, instead of the configured one.")] = None,
+    log_format: Annotated[
+        LogFormat, typer.Option(envvar="LLM_ROUTER_LOG_FORMAT", help="Of the log: `text`, or `json` for programs.")
+    ] = LogFormat.TEXT,
 ) -> None:
     """Run the router until it is told to stop (Ctrl-C or SIGTERM; a second one skips the waiting).
 
@@ -79,7 +83,7 @@ def serve(
     assert examined.config is not None
     for problem in examined.problems:
         print(f"warning: {problem}", file=sys.stderr)
-    _log_to_stderr()
+    log_to_stderr(form=log_format)
     count = len(examined.config.models)
 
     def on_ready(url: str) -> None:
@@ -96,7 +100,7 @@ def demo(port: Annotated[int, typer.Option(help="Port to listen on; 0 takes any 
     """
     from llm_router.cli.demo import run
 
-    _log_to_stderr(logging.WARNING)
+    log_to_stderr(logging.WARNING)
     raise typer.Exit(run(port))
 
 
@@ -247,8 +251,3 @@ def _summary(problems: list[Problem]) -> str:
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     effect = "the router won't start" if fatal else "the router starts, but not these models"
     return f"{count}; {effect}"
-
-
-def _log_to_stderr(level: int = logging.INFO) -> None:
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # it would log each of our own requests

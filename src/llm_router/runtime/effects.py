@@ -102,7 +102,7 @@ class Effects:
             devices=command.devices,
             reserved_mib=command.reserved_mib,
         )
-        _log.info("loading %s", record.model)
+        _log.info("loading %s", record.model, extra=_about(record))
         record.starting = self._spawn("start", record, self._start)
 
     async def _start(self, record: Instance) -> None:
@@ -141,7 +141,8 @@ class Effects:
         record.upstream = upstream_for(record.id, record.model, record.spec)
         record.ready_at = self._now()
         took_s = record.ready_at - record.since
-        _log.info("%s is ready after %.1fs on port %d", record.model, took_s, record.spec.address.port)
+        port = record.spec.address.port
+        _log.info("%s is ready after %.1fs on port %d", record.model, took_s, port, extra=_about(record))
         self._post(InstanceReady(at=record.ready_at, instance=record.id))
         if record.spec.facts:
             self._tasks.spawn(f"learn-{record.model}-{record.id}", self._hosts.learn(record))
@@ -153,7 +154,7 @@ class Effects:
         if record is None or record.stopping:
             return
         record.stopping = True
-        _log.info("stopping %s", record.model)
+        _log.info("stopping %s", record.model, extra=_about(record))
         self._spawn("stop", record, self._stop)
 
     def hurry(self) -> None:
@@ -194,7 +195,7 @@ class Effects:
             self._pool.drop(record.id)
             await self._hosts.close(record, at_once=at_once)
         except Exception:  # noqa: BLE001 -- what can't be stopped must not stop everything else
-            _log.exception("cannot stop %s", record.model)
+            _log.exception("cannot stop %s", record.model, extra=_about(record))
         self._gone(record, error)
 
     def _gone(self, record: Instance, error: str | None) -> None:
@@ -202,7 +203,7 @@ class Effects:
             return
         if error is not None:
             error = told(record, error)
-            _log.warning("%s", error)
+            _log.warning("%s", error, extra=_about(record))
         self._post(
             InstanceGone(at=self._now(), instance=record.id, error=error, out_of_memory=lacked_memory(record, error))
         )
@@ -270,7 +271,7 @@ class Effects:
             _log.warning("cannot take over %s: %s", identity.model, error)
             return False
         self.instances[record.id] = record
-        _log.info("taking over %s, which still runs as pid %d", record.model, process.pid)
+        _log.info("taking over %s, which still runs as pid %d", record.model, process.pid, extra=_about(record))
         record.starting = self._spawn("adopt", record, self._resume)
         self._post(InstanceAdopted(at=self._now(), instance=record.id, model=record.model, devices=record.devices))
         return True
@@ -300,5 +301,10 @@ class Effects:
         except LlmRouterError as error:
             await self._bury(record, error.message)
         except Exception as error:  # noqa: BLE001
-            _log.exception("cannot use %s", record.model)
+            _log.exception("cannot use %s", record.model, extra=_about(record))
             await self._bury(record, f"cannot use {record.model}: {error!r}; the router's log tells more")
+
+
+def _about(record: Instance) -> dict[str, object]:
+    """What a line of the log is about, for those who read it as JSON."""
+    return {"model": record.model, "instance": record.id}
