@@ -75,8 +75,8 @@ def urgency(model: ModelState, policy: PolicySpec) -> tuple[float, int]:
 
     A load wish counts as a normal request.
     """
-    wish = model.load_wish
-    due = [(head.due, head.order) for head in model.queue.heads]
+    first, wish = model.queue.first(), model.load_wish
+    due = [] if first is None else [(first.due, first.order)]
     if wish is not None:
         due.append((wish.at + policy.normal_handicap_s, wish.order))
     earliest, order = min(due)

@@ -6,6 +6,8 @@ what just happened: the state and the time alone decide, so no order of events c
 
 from __future__ import annotations
 
+from heapq import heappop, heappush
+
 from llm_router.core.acts import Acts
 from llm_router.core.commands import Refusal
 from llm_router.core.decisions import Action
@@ -17,6 +19,9 @@ from llm_router.core.policy import turn_end
 from llm_router.core.reasons import explain
 from llm_router.core.specs import PolicySpec
 from llm_router.core.state import Instance, Lifecycle, ModelState, State
+
+# When and in which order it came, the request, and who would serve it. Orders are unique: no two of them are equal.
+_Due = tuple[float, int, int, Instance]
 
 
 class Settling:
@@ -168,32 +173,29 @@ class Settling:
 
     def _grant_waiting(self, at: float) -> None:
         """To whoever has been due for longest, over all instances: they may share a limited number of places."""
-        serving = []
+        due: list[_Due] = []
         for instance in self._state.live.values():
             if instance.is_serving:
                 if instance.model.load_wish is not None and not instance.is_outdated:
                     instance.model.load_wish = None
                     self._state.changes += 1
-                if instance.model.queue.requests and len(instance.leases) < instance.slots:
-                    serving.append(instance)
-        while serving and self._state.has_place:
-            first = min(serving, key=lambda instance: self._due(instance, at))
-            waiting = first.model.queue.first(until_order=self._until(first, at))
-            if waiting is None:
-                serving.remove(first)
-                continue
-            self._state.dequeue(first.model, waiting.request)
-            self._acts.grant(first, waiting.request)
-            if len(first.leases) >= first.slots:
-                serving.remove(first)
+                self._push_due(due, instance, at)
+        while due and self._state.has_place:
+            *_, request, instance = heappop(due)
+            self._state.dequeue(instance.model, request)
+            self._acts.grant(instance, request)
+            self._push_due(due, instance, at)
+
+    def _push_due(self, due: list[_Due], instance: Instance, at: float) -> None:
+        """Whoever is served next there."""
+        if instance.model.queue.requests and len(instance.leases) < instance.slots:
+            waiting = instance.model.queue.first(until_order=self._until(instance, at))
+            if waiting is not None:
+                heappush(due, (waiting.due, waiting.order, waiting.request, instance))
 
     def _until(self, instance: Instance, at: float) -> int | None:
         """When its turn is over, it serves only what it promised."""
         return None if instance.is_in_turn(at) else instance.promised_until
-
-    def _due(self, instance: Instance, at: float) -> tuple[float, int]:
-        waiting = instance.model.queue.first(until_order=self._until(instance, at))
-        return (float("-inf"), 0) if waiting is None else (waiting.due, waiting.order)
 
     def _must_leave(self, instance: Instance, at: float) -> bool:
         """Promises don't hold it for longer than open requests would: else the wait of others had no bound."""
