@@ -242,6 +242,21 @@ def a_unit_stopped_behind_its_back_is_noticed() -> str:
 
 
 @seen
+def a_unit_that_somebody_else_started_is_recognised_by_its_script() -> str:
+    began = time.monotonic()
+    run("systemctl", "stop", "llm-router")
+    took = time.monotonic() - began
+    assert show("llamacpp", "ActiveState") == "inactive"
+    run("systemctl", "start", "llamacpp")
+    engine = pid_of("llamacpp")
+    run("systemctl", "start", "llm-router")
+    until(lambda: state_of("a") == "ready", "it took over")
+    assert "tiny-a" in chat("a")
+    assert pid_of("llamacpp") == engine
+    return f"stopped in {took:.2f} s"
+
+
+@seen
 def an_engine_killed_mid_stream_ends_the_stream_with_an_error_and_is_started_again() -> None:
     lines, killed = [], False
     for line in stream("a"):
