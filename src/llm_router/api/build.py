@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from llm_router import __version__
-from llm_router.api import anthropic, further, openai
+from llm_router.api import anthropic, description, further, openai
 from llm_router.api.admin import Admin
 from llm_router.api.catalog import Catalog
 from llm_router.api.llamacpp_admin import Management
@@ -40,6 +42,7 @@ def build(
     app.router.routes.extend(further.routes(services, catalog, body_limit))
     app.router.routes.extend(anthropic.routes(services, body_limit))
     app.router.routes.extend(ollama.routes())
+    app.openapi = partial(description.describe, app)  # type: ignore[method-assign]
     app.add_exception_handler(LlmRouterError, _explain)
     app.add_exception_handler(HTTPException, _refuse)
 
