@@ -49,14 +49,16 @@ def install(
     Exit codes: 0 done; 1 a step failed, or something is missing; 130 interrupted.
     """
     layout = for_user(Path.home()) if user else for_machine()
-    installer = _Installer(layout, Machine(), asks=not yes and not dry_run)
+    installer = Installer(layout, Machine(), asks=not yes and not dry_run)
     if uninstall:
         installer.uninstall(is_dry=dry_run)
     else:
         installer.install(config, release, is_dry=dry_run, proven=proven)
 
 
-class _Installer:
+class Installer:
+    """One run of the command. `asks`: somebody answers on the terminal. Raises: InstallError without one."""
+
     def __init__(self, layout: Layout, machine: Machine, *, asks: bool) -> None:
         self._layout = layout
         self._machine = machine
