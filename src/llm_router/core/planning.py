@@ -6,6 +6,7 @@ and `placement`, which knows only room.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
@@ -49,6 +50,7 @@ def plan_switches(state: State, policy: PolicySpec, at: float) -> Plan:
     for instance in too_many(state, policy, at):  # 1
         plan.needs[instance.id] = Need(float("-inf"), None)
     taken = _Taken(state)
+    draining = [one for one in state.live.values() if one.drain_until is not None and not one.is_leaving_anyway]
     for model in plan.order:
         names = model.names
         choice = None if taken.has_all(names) else _choose(model, state, policy, at, taken)
@@ -59,7 +61,7 @@ def plan_switches(state: State, policy: PolicySpec, at: float) -> Plan:
             if choice.is_free and model.instance is None:
                 plan.starts.append(model)
         else:
-            _go_on_draining(plan, names, model, state, taken)  # 3
+            _go_on_draining(plan, names, model, draining, taken)  # 3
         _shorten_turns(plan, names, model, state)  # 4
         taken.take(choice.placement if choice is not None else {}, model)
     return plan
@@ -110,11 +112,11 @@ def _stands_in_the_way(instance: Instance, names: AbstractSet[str], model: Model
     return not names.isdisjoint(instance.reserved) or not instance.seats.isdisjoint(model.spec.seats)
 
 
-def _go_on_draining(plan: Plan, names: AbstractSet[str], model: ModelState, state: State, taken: _Taken) -> None:
-    for instance in state.live.values():
-        if instance.drain_until is None or instance.is_leaving_anyway or instance.id in plan.needs:
-            continue
-        if _stands_in_the_way(instance, names & taken.loading, model):
+def _go_on_draining(
+    plan: Plan, names: AbstractSet[str], model: ModelState, draining: Sequence[Instance], taken: _Taken
+) -> None:
+    for instance in draining:
+        if instance.id not in plan.needs and _stands_in_the_way(instance, names & taken.loading, model):
             plan.needs[instance.id] = Need(wanted_since(model), model)
 
 

@@ -32,6 +32,7 @@ and devices whose memory other programs take add their own time.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from llm_router.core.eviction import UNKNOWN_LOAD_S, residency_end
@@ -76,11 +77,10 @@ def urgency(model: ModelState, policy: PolicySpec) -> tuple[float, int]:
     A load wish counts as a normal request.
     """
     first, wish = model.queue.first(), model.load_wish
-    due = [] if first is None else [(first.due, first.order)]
+    due = (math.inf, 0) if first is None else (first.due, first.order)
     if wish is not None:
-        due.append((wish.at + policy.normal_handicap_s, wish.order))
-    earliest, order = min(due)
-    return earliest - _bonus_s(model, policy) + _share_s(model, policy), order
+        due = min(due, (wish.at + policy.normal_handicap_s, wish.order))
+    return due[0] - _bonus_s(model, policy) + _share_s(model, policy), due[1]
 
 
 def _bonus_s(model: ModelState, policy: PolicySpec) -> float:

@@ -370,11 +370,13 @@ class State:
         return instance
 
     def in_need(self) -> list[ModelState]:
-        """The models that someone waits for and that must be started."""
+        """The models that someone waits for and that must be started: those of which `needs_start` is true, written out
+        because every settling asks it of every model."""
         return [
             model
             for model in self.models.values()
-            if (model.queue.requests or model.load_wish is not None) and model.needs_start
+            if (model.queue.requests or model.load_wish is not None)
+            and (model.instance is None or model.instance.lifecycle is Lifecycle.STOPPING)
         ]
 
     def tenants(self, device: str) -> list[Instance]:
