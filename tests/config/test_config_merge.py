@@ -133,11 +133,11 @@ GOOD = '{"models": {"a": {"backend": "openai", "url": "http://h"}}}'
 def test_the_old_file_is_kept_beside_the_new_one(tmp_path: Path) -> None:
     file = tmp_path / "c.json"
     file.write_text(GOOD)
-    file.chmod(0o640)
+    file.chmod(0o666)
     assert save(file, GOOD + "\n", kinds=KINDS) == tmp_path / "c.json.bak"
     assert save(file, GOOD + "\n\n", kinds=KINDS) == tmp_path / "c.json.bak2"
     assert (file.read_text(), (tmp_path / "c.json.bak").read_text()) == (GOOD + "\n\n", GOOD)
-    assert file.stat().st_mode & 0o777 == 0o640
+    assert file.stat().st_mode & 0o777 == 0o666
     assert len(list(tmp_path.iterdir())) == 3
 
 

@@ -119,7 +119,7 @@ def test_a_projector_beside_the_model_goes_with_it(tmp_path: Path) -> None:
     gguf_file(tmp_path / "Qwen2.5-VL-7B-Q4_K_M.gguf")
     gguf_file(tmp_path / "Qwen2.5-VL-7B-Q8_0.gguf")
     eyes = projector(tmp_path / "mmproj-F16.gguf")
-    projector(tmp_path / "mmproj-F32.gguf")
+    projector(tmp_path / "mmproj-BF16.gguf")
     found = search(tmp_path)
     assert [model.args for model in found.models] == [("--mmproj", str(eyes))] * 2
     assert found.models[0].abilities == ("vision",)
