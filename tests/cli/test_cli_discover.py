@@ -96,6 +96,7 @@ def test_merging_adds_only_what_is_not_there_yet(models: Path) -> None:
     assert file.read_text().startswith(before)
     again = run(models, "--merge", file)
     assert "nothing was changed" in again.stdout
+    assert len(list(Path().glob("c.yaml.bak*"))) == 1
 
 
 def test_a_dry_run_shows_the_difference_and_changes_nothing(models: Path) -> None:
