@@ -70,8 +70,12 @@ def test_a_request_waits_for_one_switch_of_each_rival_at_most(
     assert story.granted_at[request] <= asked_at + bound_s + 1e-3
 
 
-def with_rights(number: int, footprint_mib: int | None, priority: int, devices: tuple[str, ...] | None) -> ModelSpec:
-    return ModelSpec(name=f"m{number}", footprint_mib=footprint_mib, priority=priority, devices=devices)
+def with_rights(
+    number: int, footprint_mib: int | None, priority: int, devices: tuple[str, ...] | None, concurrency: int | None
+) -> ModelSpec:
+    return ModelSpec(
+        name=f"m{number}", footprint_mib=footprint_mib, priority=priority, devices=devices, concurrency=concurrency
+    )
 
 
 @st.composite
@@ -82,6 +86,7 @@ def specs(draw: st.DrawFn) -> list[ModelSpec]:
         st.sampled_from([None, 4, 9, 10, 16]),
         st.integers(min_value=-20, max_value=20),
         st.sampled_from([None, ("0",), ("1",), ("0", "1")]),
+        st.sampled_from([None, None, 1, 2, 4]),
     )
     drawn = draw(st.lists(kinds, min_size=2, max_size=5))
     return [replace(spec, name=f"m{number}") for number, spec in enumerate(drawn)]
@@ -93,7 +98,7 @@ def test_whatever_happens_nobody_waits_beyond_the_bound(
     policy: PolicySpec, models: list[ModelSpec], data: st.DataObject
 ) -> None:
     """Random arrivals of every class and priority, lengths, load times, cancellations, loads that fail or run out of
-    memory; on two devices."""
+    memory, limited concurrency; on two devices."""
     policy = replace(policy, budgets={"0": 20, "1": 20})
     story = Story(*models, policy=policy)
     names = [spec.name for spec in models]
@@ -119,14 +124,18 @@ def test_whatever_happens_nobody_waits_beyond_the_bound(
         if leaves and story.is_waiting(request):
             story.close(request)
     story.run(steps=5000)
+    concurrency = {spec.name: spec.concurrency for spec in models}
     for request, (at, name) in asked.items():
+        slots = concurrency[name]
         bound_s = wait_bound_s(
             policy,
             own_load_s=story.load_times[name],
             rival_loads_s=[story.load_times[other] for other in names if other != name],
             stop_s=STOP_S,
-            limited=False,
+            limited=any(concurrency.values()),
             attempts=attempts,
+            # A request that asks later may be more urgent, so all of its model that ever waited may be in front of it.
+            rounds=1 if slots is None else 1 + sum(other == name for _, other in asked.values()) // slots,
         )
         ended_at = story.granted_at.get(request, story.rejected_at.get(request, at))
         assert ended_at <= at + bound_s + 1e-3

@@ -12,7 +12,7 @@ from llm_router.core.specs import PolicySpec
 from llm_router.errors import ConfigError
 
 # Written out, because what they name takes long to import; a test compares.
-BUILTIN = "agent-ping-pong, poisson, lab-day, burst"
+BUILTIN = "agent-ping-pong, poisson, lab-week, burst"
 RULES = "llm-router, ready-first, lru, fifo, fifo-alone"
 _DEFAULTS = PolicySpec()
 

@@ -25,9 +25,12 @@ Why it holds:
   it or from its own readiness; then it keeps its promises, no longer than the drain time-out; then it drains, no longer
   than that either. Nobody behind takes a device that somebody in front needs.
 
-It doesn't count what isn't a switch: with a limited concurrency, a request that isn't served in its model's turn
-because so many are in front of it waits another round; and global places that long requests take, servers that crash,
-and devices whose memory other programs take add their own time.
+An idle resident that stays because its leaving alone would help nobody stays no longer than its turn, so nothing of
+this changes.
+
+With a limited concurrency, a request that isn't served in its model's turn because so many are in front of it waits
+another round: all but the overtaking counts once for each. What isn't a switch isn't counted: global places that long
+requests take, servers that crash, and devices whose memory other programs take add their own time.
 """
 
 from __future__ import annotations

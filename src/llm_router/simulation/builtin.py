@@ -66,26 +66,20 @@ def poisson(seed: int = 0) -> Trace:
     )
 
 
-def lab_day(seed: int = 0) -> Trace:
-    """Eight hours, two cards. Twelve people, each with six sessions around the second and the sixth hour, of 2 to 12
-    turns with one model, a favourite two times of three, reading and typing for 40 seconds in the median. Two agents
-    for a while, with a coder once to four times for each plan and prompts of 6000 tokens. Documents embedded in bursts
-    beside everything else. A batch of a hundred background requests for the small chat model at noon. One of the
-    models needs both cards."""
-    chance = random.Random(f"{seed}/lab-day")  # noqa: S311
-    calls = [call for user in range(12) for call in _user(f"user-{user}", chance)]
-    for agent, starts_at in enumerate((1.5 * _HOUR_S, 5.0 * _HOUR_S)):
-        calls += _agent(f"agent-{agent}", chance, rounds=40, steps=(1, 4), prompt=6000, starts_at=starts_at)
-    for _ in range(40):
-        at = chance.uniform(0, 8 * _HOUR_S)
-        calls += [Call("embedder", _tokens(chance, 500), 0, at + 0.05 * number) for number in range(20)]
-    noon = 4 * _HOUR_S
-    for number in range(100):
-        at = noon + 0.2 * number
-        calls.append(Call("chat", _tokens(chance, 2000), _tokens(chance, 150), at, None, 0.0, RequestClass.BACKGROUND))
+def lab_week(seed: int = 0) -> Trace:
+    """Five days of eight hours, two cards. Each day twelve people, each with six sessions around the second and the
+    sixth hour, of 2 to 12 turns with one model, a favourite of that day two times of three, reading and typing for 40
+    seconds in the median. Two agents for a while, with a coder once to four times for each plan and prompts of 6000
+    tokens. Documents embedded in bursts beside everything else. A batch of a hundred background requests for the small
+    chat model at noon. One of the models needs both cards."""
+    calls = [
+        call._replace(at=24 * _HOUR_S * day + call.at, client=call.client and f"{call.client}, day {day}")
+        for day in range(5)
+        for call in _lab_day(1000 * day + seed)
+    ]
     return Trace(
-        name="lab-day",
-        about="eight hours of twelve people, two agents, embeddings and a batch job on two cards",
+        name="lab-week",
+        about="five days of twelve people, two agents, embeddings and a batch job on two cards",
         devices={"gpu0": 24 * _GIB, "gpu1": 24 * _GIB},
         models={
             "chat": CHAT,
@@ -98,6 +92,21 @@ def lab_day(seed: int = 0) -> Trace:
         },
         calls=calls,
     )
+
+
+def _lab_day(seed: int) -> list[Call]:
+    chance = random.Random(f"{seed}/lab-day")  # noqa: S311
+    calls = [call for user in range(12) for call in _user(f"user-{user}", chance)]
+    for agent, starts_at in enumerate((1.5 * _HOUR_S, 5.0 * _HOUR_S)):
+        calls += _agent(f"agent-{agent}", chance, rounds=40, steps=(1, 4), prompt=6000, starts_at=starts_at)
+    for _ in range(40):
+        at = chance.uniform(0, 8 * _HOUR_S)
+        calls += [Call("embedder", _tokens(chance, 500), 0, at + 0.05 * number) for number in range(20)]
+    noon = 4 * _HOUR_S
+    for number in range(100):
+        at = noon + 0.2 * number
+        calls.append(Call("chat", _tokens(chance, 2000), _tokens(chance, 150), at, None, 0.0, RequestClass.BACKGROUND))
+    return calls
 
 
 def burst(seed: int = 0) -> Trace:
@@ -122,7 +131,7 @@ def burst(seed: int = 0) -> Trace:
 BUILTIN: Mapping[str, Callable[[int], Trace]] = {
     "agent-ping-pong": agent_ping_pong,
     "poisson": poisson,
-    "lab-day": lab_day,
+    "lab-week": lab_week,
     "burst": burst,
 }
 
