@@ -47,6 +47,38 @@ class ModelNotFound(InvalidRequest):
     code = "model_not_found"
 
 
+class Unauthenticated(LlmRouterError):
+    """No key, or none that is configured."""
+
+    code = "invalid_api_key"
+
+
+class Forbidden(LlmRouterError):
+    """Whoever asks is known, or needn't be, and may not do this."""
+
+    code = "forbidden"
+
+
+class AdminOnly(Forbidden):
+    code = "admin_key_required"
+
+
+class ModelNotAllowed(Forbidden):
+    code = "model_not_allowed"
+
+
+class OriginNotAllowed(Forbidden):
+    """A web page asks that nobody has allowed to, or one that has taken over a name (DNS rebinding)."""
+
+    code = "origin_not_allowed"
+
+
+class RateLimited(LlmRouterError):
+    """The key's own limit is reached."""
+
+    code = "rate_limit_exceeded"
+
+
 class NotSupported(LlmRouterError):
     """The endpoint exists, but this model's backend can't do it."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 
@@ -37,7 +37,13 @@ class FakeApp(ModuleType):
             raise self.error
         return socket.socket()
 
-    def serve(self, config: Config, path: Path | None, on_ready: Callable[[str], None]) -> int:
+    def serve(
+        self,
+        config: Config,
+        path: Path | None,
+        on_ready: Callable[[str], None],
+        overrides: Mapping[str, object] | None = None,
+    ) -> int:
         if self.error is not None:
             raise self.error
         self.served.append((config, path))

@@ -34,7 +34,7 @@ def refused(status: int, body: Any, *, kind: str = "application/json", more: str
 async def test_every_envelope_becomes_one(
     bench: Bench, path: str, status: int, body: Any, kind: str, message: str, code: str
 ) -> None:
-    bench.upstream.script = reply(refused(status, body, kind=kind, more="etag: 7\r\nx-request-id: r\r\n"))
+    bench.upstream.script = reply(refused(status, body, kind=kind, more="etag: 7\r\nx-request-id: r\r\nx-seen: r\r\n"))
     client = await bench.client()
     client.post(path, b'{"model":"m","stream":true}')
     answer = await client.answer()
@@ -43,7 +43,7 @@ async def test_every_envelope_becomes_one(
     assert message in error["message"]
     assert error.keys() >= {"message", "type", "param", "code"}
     assert answer.headers["content-type"] == "application/json"
-    assert answer.headers["x-request-id"] == "r"
+    assert answer.headers["x-seen"] == "r"
     assert "etag" not in answer.headers
     assert bench.dispatcher.closed == [(1, False)]
 

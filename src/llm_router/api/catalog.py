@@ -8,6 +8,7 @@ from typing import Any
 
 from llm_router.backends.base import Facts
 from llm_router.core.scheduler import Scheduler
+from llm_router.relay.gate import asking
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,9 +53,15 @@ class Catalog:
         """By name or alias."""
         return self._by_name.get(name)
 
+    def shown(self) -> list[Entry]:
+        """Those that whoever asks may know of."""
+        caller = asking.get()
+        entries = (entry for entry in self.entries.values() if not entry.hidden)
+        return [entry for entry in entries if caller is None or caller.may_use(entry.name)]
+
     def listing(self) -> dict[str, Any]:
         states, failing = self.states(), self.failing()
-        data = [self._describe(entry, states, failing) for entry in self.entries.values() if not entry.hidden]
+        data = [self._describe(entry, states, failing) for entry in self.shown()]
         return {"object": "list", "data": data}
 
     def describe(self, entry: Entry) -> dict[str, Any]:

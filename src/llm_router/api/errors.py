@@ -6,11 +6,14 @@ import json
 import math
 
 from llm_router.errors import (
+    Forbidden,
     InvalidRequest,
     LlmRouterError,
     ModelNotFound,
     NotSupported,
+    RateLimited,
     RequestTooLarge,
+    Unauthenticated,
     Unavailable,
     UnsupportedMediaType,
     UpstreamError,
@@ -24,6 +27,9 @@ _STATUS: list[tuple[type[LlmRouterError], int, str]] = [
     (RequestTooLarge, 413, "invalid_request_error"),
     (UnsupportedMediaType, 415, "invalid_request_error"),
     (InvalidRequest, 400, "invalid_request_error"),
+    (Unauthenticated, 401, "authentication_error"),
+    (Forbidden, 403, "permission_error"),
+    (RateLimited, 429, "rate_limit_error"),
     (NotSupported, 501, "not_supported_error"),
     (Unavailable, 503, "unavailable_error"),
     (UpstreamTimeout, 504, "upstream_error"),
@@ -47,4 +53,6 @@ def render(error: LlmRouterError) -> tuple[int, Headers, bytes]:
     headers: Headers = [(b"content-type", b"application/json")]
     if error.retry_after_s is not None:
         headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s))))
+    if isinstance(error, Unauthenticated):
+        headers.append((b"www-authenticate", b"Bearer"))
     return status_of(error), headers, json.dumps(body_of(error), ensure_ascii=False).encode()

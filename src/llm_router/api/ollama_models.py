@@ -38,7 +38,7 @@ class Shelf:
         self._read: dict[tuple[str, float], About] = {}
 
     async def tags(self) -> dict[str, Any]:
-        entries = [entry for entry in self._catalog.entries.values() if not entry.hidden]
+        entries = self._catalog.shown()
         said = await self._about(entries)
         return {"models": [self._card(entry, said[entry.name]) for entry in entries]}
 

@@ -6,14 +6,16 @@ Counterpart: `config.specs`, which does the same for the scheduler.
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator, Mapping
 
 from pydantic import SecretStr
 
+from llm_router.api.auth import Gate
 from llm_router.api.catalog import Entry
 from llm_router.backends.base import Backend, LaunchRequest
 from llm_router.backends.tabby_keys import FILE, Keys, read_keys
-from llm_router.config import files, room
+from llm_router.config import files, keys, room
 from llm_router.config import specs as scheduling
 from llm_router.config.schema import Config, ModelConfig
 from llm_router.core.specs import ModelSpec
@@ -137,6 +139,19 @@ def entry(config: Config, name: str) -> Entry:
         capabilities=config.capabilities_of(name),
         context_length=model.context_length,
         hidden=model.hidden,
+    )
+
+
+def gate(config: Config, *, is_private: bool, before: Gate | None = None) -> Gate:
+    """Who may ask. `is_private`: only this machine can reach the router."""
+    known, _ = keys.read(config, os.environ)
+    return Gate(
+        known,
+        is_private=is_private,
+        own_hosts=(socket.gethostname(), config.host),
+        allowed_hosts=config.allowed_hosts,
+        cors_origins=config.cors_origins,
+        before=before,
     )
 
 

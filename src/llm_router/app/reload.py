@@ -74,8 +74,9 @@ class _Prepared:
 
 
 class Reloader:
-    """Implements `api.admin.Reloading`. `path`: the file; `overrides`: as at the start, they go on to hold. `follow`:
-    what else follows the configuration. `notifier`: hears of each reload."""
+    """Implements `api.admin.Reloading`. `path`: the file; `overrides`: as at the start, they go on to hold. `check`:
+    raises ConfigError for a configuration that must not be taken over; `follow`: what else follows it. `notifier`:
+    hears of each reload."""
 
     def __init__(
         self,
@@ -83,12 +84,14 @@ class Reloader:
         running: Running,
         *,
         overrides: Mapping[str, object],
+        check: Callable[[Config], None],
         follow: Callable[[Config], None],
         notifier: Notifier,
     ) -> None:
         self._path = path
         self._running = running
         self._overrides = overrides
+        self._check = check
         self._follow = follow
         self._notifier = notifier
         self._started_with = running.config
@@ -132,6 +135,7 @@ class Reloader:
         prepared: _Prepared | None = None
         if examined.config is not None:
             try:
+                self._check(examined.config)
                 prepared = await asyncio.to_thread(self._prepare, examined.config)
             except ConfigError as error:
                 examined = Examined(config=None, problems=[_whole(self._path, error)])

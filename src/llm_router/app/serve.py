@@ -25,6 +25,7 @@ from llm_router.api.metrics import Metrics
 from llm_router.api.ollama import Ollama
 from llm_router.api.openai import TARGETS
 from llm_router.app import notify, parts, remote
+from llm_router.app.entrance import Entrance
 from llm_router.app.reload import Reloader, Running, watching
 from llm_router.backends import registry
 from llm_router.config import room, specs
@@ -115,16 +116,18 @@ async def _serve(
     ollama = Ollama(
         services, catalog, supervisor, path_of=lambda name: parts.path(launches, name), limit=config.max_body
     )
+    routes = build(
+        services,
+        catalog,
+        admin,
+        ollama,
+        Management(supervisor, catalog),
+        Metrics(supervisor, catalog),
+        body_limit=config.max_body,
+    )
+    entrance = Entrance(routes, services, config)
     settings = uvicorn.Config(
-        build(
-            services,
-            catalog,
-            admin,
-            ollama,
-            Management(supervisor, catalog),
-            Metrics(supervisor, catalog),
-            body_limit=config.max_body,
-        ),
+        entrance.app,
         http=protocol.bind(services, TARGETS, config.max_body),
         ws="none",
         lifespan="off",
@@ -172,6 +175,7 @@ async def _serve(
 
     supervisor.tasks.spawn("watchdog", notifier.keep_alive())
     server = _Server(settings, prepare, started, stopping)
+    supervisor.tasks.spawn("slow-clients", entrance.end_the_slow(lambda: server.server_state.connections))
     running = Running(
         config=config,
         devices=devices,
@@ -190,11 +194,14 @@ async def _serve(
     )
 
     def follow(changed: Config) -> None:
+        entrance.configure(changed)
         settings.timeout_graceful_shutdown = _grace_s(changed)
 
     with ExitStack() as stack:
         if path is not None:
-            reloader = Reloader(path, running, overrides=overrides, follow=follow, notifier=notifier)
+            reloader = Reloader(
+                path, running, overrides=overrides, check=entrance.check, follow=follow, notifier=notifier
+            )
             admin.reloading = reloader
             stack.enter_context(watching(path, reloader.ask))
         try:

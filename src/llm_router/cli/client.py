@@ -31,13 +31,15 @@ class Refused(LlmRouterError):
 
 
 class RouterClient:
-    """One conversation with the router at `url`. All methods raise NotRunning and Refused."""
+    """One conversation with the router at `url`. `key`: sent with each request. All methods raise NotRunning and
+    Refused."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, key: str | None = None) -> None:
         self.url = url.rstrip("/")
         # The environment's proxies are for the world outside; asking one for our loopback address only fails oddly.
         timeout = httpx.Timeout(_ANSWER_S, connect=_CONNECT_S)
-        self._http = httpx.Client(base_url=self.url, timeout=timeout, trust_env=False)
+        headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+        self._http = httpx.Client(base_url=self.url, timeout=timeout, trust_env=False, headers=headers)
 
     def status(self) -> dict[str, Any]:
         with self._translated():

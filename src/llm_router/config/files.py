@@ -18,7 +18,7 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 def absolute(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """`data` with `~` and relative paths in it resolved from `folder`, the configuration file's."""
     found = dict(data)
-    for section, keys in (("models", ("path", "script")), ("backends", ("binary", "directory"))):
+    for section, keys in (("models", ("path", "script")), ("backends", ("binary", "directory")), ("keys", ("file",))):
         if isinstance(found.get(section), Mapping):
             found[section] = {name: _resolved(value, keys, folder) for name, value in found[section].items()}
     return found

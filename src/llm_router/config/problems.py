@@ -16,7 +16,15 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from llm_router.config.rules import Key, Mistake
-from llm_router.config.schema import BackendConfig, Config, EndpointConfig, GroupConfig, ModelConfig, Parameters
+from llm_router.config.schema import (
+    BackendConfig,
+    Config,
+    EndpointConfig,
+    GroupConfig,
+    KeyConfig,
+    ModelConfig,
+    Parameters,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +134,8 @@ def _keys_at(key: Key) -> list[str]:
             section = BackendConfig
         case ("endpoints", _):
             section = EndpointConfig
+        case ("keys", _):
+            section = KeyConfig
         case ("groups", _):
             section = GroupConfig
         case _:
@@ -140,7 +150,7 @@ def _instead(word: str, known: list[str]) -> str:
 
 def _shown(key: Key, value: object) -> str:
     """The value as JSON, short; never a key's."""
-    if not {"api_key", "admin_key"}.isdisjoint(key):
+    if not {"api_key", "admin_key", "key", "keys"}.isdisjoint(key):
         return "this"
     text = json.dumps(value, default=str, ensure_ascii=False)
     return text if len(text) <= 60 else text[:57] + "…"

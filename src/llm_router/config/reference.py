@@ -45,6 +45,7 @@ _TITLES = {
     "Parameters": ("Parameters", "parameters"),
     "BackendConfig": ("A backend", "a-backend"),
     "GroupConfig": ("A group", "a-group"),
+    "KeyConfig": ("A key", "a-key"),
     "EndpointConfig": ("An endpoint", "an-endpoint"),
 }
 

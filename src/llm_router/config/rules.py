@@ -14,6 +14,7 @@ Data = Mapping[str, object]
 
 _YES = ("true", "yes", "on", "y", "t", "1")  # what pydantic takes for true
 
+KEY_SOURCES = ("key", "file", "credential")
 STARTS = ("path", "command", "script", "service", "url")
 
 
@@ -37,6 +38,7 @@ def dotted(key: Key) -> str:
 def conflicts(data: Data) -> Iterator[Mistake]:
     """Everything that is wrong between keys. Parts with a wrong type are passed over: the schema reports those."""
     yield from _reachable_host(data)
+    yield from _sources_of_keys(data)
     models = data.get("models")
     if not isinstance(models, Mapping):
         return
@@ -65,14 +67,32 @@ def is_loopback(host: str) -> bool:
 def _reachable_host(data: Data) -> Iterator[Mistake]:
     host = data.get("host", "127.0.0.1")
     consent = str(data.get("allow_insecure")).lower() in _YES
-    if not isinstance(host, str | int | float) or is_loopback(str(host)) or consent:
+    keys = data.get("keys")
+    if (
+        not isinstance(host, str | int | float)
+        or is_loopback(str(host))
+        or consent
+        or (isinstance(keys, Mapping) and keys)
+    ):
         return
     yield Mistake(
         key=("host",),
         message=f'cannot listen on "{host}": other machines could use and unload the models without a key',
-        remedy='write "127.0.0.1" and let a proxy with a login stand before it, or accept the risk with '
+        remedy='add "keys" (`llm-router keys new NAME` makes one), or write "127.0.0.1", or accept the risk with '
         '"allow_insecure": true',
     )
+
+
+def _sources_of_keys(data: Data) -> Iterator[Mistake]:
+    keys = data.get("keys")
+    for name, section in keys.items() if isinstance(keys, Mapping) else ():
+        said = [way for way in KEY_SOURCES if isinstance(section, Mapping) and section.get(way) is not None]
+        if isinstance(section, Mapping) and len(said) != 1:
+            yield Mistake(
+                key=("keys", str(name), *said[1:2]),
+                message="it must be said once what the key is" if said else "it isn't said what the key is",
+                remedy="write one of " + ", ".join(f'"{way}"' for way in KEY_SOURCES),
+            )
 
 
 def _doubled_names(models: Mapping[str, Data]) -> Iterator[Mistake]:

@@ -87,6 +87,27 @@ class EndpointConfig(_Section):
     """Which of its models: names with `*` and `?` as in a shell."""
 
 
+class KeyConfig(_Section):
+    """A key that clients send, as `Authorization: Bearer`, `X-Api-Key` or `Api-Key`, and what it opens. Exactly one of
+    `key`, `file` and `credential` says what it is; `llm-router keys new NAME` makes one."""
+
+    key: SecretStr | None = None
+    """The key itself, as in `"${MY_KEY}"`, or `"sha256:"` and its hash in hexadecimal, which gives nobody the key. At
+    least 16 characters."""
+    file: str | None = None
+    """A file with the key or its hash, and nothing else."""
+    credential: str | None = None
+    """The name of a systemd credential with the key or its hash: see `LoadCredential=` in systemd.exec(5)."""
+    admin: bool = False
+    """It opens the management of the router too: loading, unloading, reloading, logs, metrics, `/upstream`."""
+    models: tuple[str, ...] = ("*",)
+    """The models it opens: names with `*` and `?` as in a shell."""
+    requests_per_minute: Annotated[int, Field(ge=1)] | None = None
+    """Requests to models in any minute; more get 429. Without it there is no limit."""
+    concurrency: Annotated[int, Field(ge=1)] | None = None
+    """Requests to models at the same time, running or waiting; more get 429. Without it there is no limit."""
+
+
 class GroupConfig(_Section):
     """Models that the memory alone doesn't say everything about."""
 
@@ -182,9 +203,19 @@ class Config(_Section):
     """Address to listen on."""
     router_port: Annotated[int, Field(ge=0, le=65535)] = 8002
     """Port to listen on; 0 takes any free one."""
+    keys: dict[str, KeyConfig] = {}
+    """The keys that clients must have, by any name: it stands in logs. Without any the router asks nobody for one."""
     allow_insecure: bool = False
-    """Permit a `host` that other machines can reach. The router asks nobody for a key: anyone who can reach the port
-    can use and unload the models."""
+    """Permit a `host` that other machines can reach without any `keys`: anyone who can reach the port can then use and
+    unload the models."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names under which the router may be asked without a key, beside this machine's own, IP addresses, and names
+    without a dot: `"*.lan"`. Others are refused, since a web page could bring the visitor's browser to use them."""
+    cors_origins: tuple[str, ...] = ()
+    """Web pages that may use the router from a browser: `"https://chat.example"`, or `"*"` for all. Without any no page
+    may."""
+    request_timeout: Seconds = 300.0
+    """How long a client may take to send its request."""
     model_load_timeout: Seconds = 180.0
     """Give up on a load after this long."""
     stall_timeout: Seconds = 120.0

@@ -17,6 +17,7 @@ from llm_router.relay.announcer import Announcer
 from llm_router.relay.chunk import naming
 from llm_router.relay.client import Call, Headers, Pool
 from llm_router.relay.failure import Failure
+from llm_router.relay.gate import Gate
 from llm_router.relay.headers import ReplyHead, RequestHead
 from llm_router.relay.held import Held, may_be_held
 from llm_router.relay.lease import Dispatcher, Upstream
@@ -39,7 +40,7 @@ _JSON = (b"content-type", b"application/json")
 
 @dataclass(slots=True, kw_only=True)
 class Services:
-    """What all exchanges share; `preferences` may be replaced while they run. `models` finds one by each of
+    """What all exchanges share; `preferences` and `gate` may be replaced while they run. `models` finds one by each of
     its names. `render` makes an HTTP reply of an error. `recorder`: hears of each request that is over; None: nobody
     does."""
 
@@ -48,6 +49,7 @@ class Services:
     models: Mapping[str, Model]
     render: Callable[[LlmRouterError], tuple[int, Headers, bytes]]
     preferences: Preferences
+    gate: Gate | None = None
     recorder: Recorder | None = None
 
 

@@ -47,6 +47,8 @@ _NOT_RETURNED = _HOP_BY_HOP | {
     # The router's own server adds these.
     b"date",
     b"server",
+    # One reply has one number, the router's, which stands in its log.
+    b"x-request-id",
     # One origin stands before many upstreams: a cookie of one would be offered to all, and none is forwarded.
     b"set-cookie",
     # These two would send the client past the router, or bind the router's host name to TLS.

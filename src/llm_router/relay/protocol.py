@@ -7,19 +7,29 @@ uvicorn is pinned to a minor version and the same tests run against both sinks.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from llm_router.errors import LlmRouterError
+from llm_router.relay import ids
 from llm_router.relay.asgi import too_large
 from llm_router.relay.client import Headers
 from llm_router.relay.exchange import Exchange, Services
+from llm_router.relay.gate import Caller, Gate, asking
 from llm_router.relay.headers import RequestHead
 from llm_router.relay.heads import KnownHead, learn
 from llm_router.relay.request import Target
 
+_log = logging.getLogger(__name__)
+
 # Ready-made, because formatting one costs as much as everything else that is done for a token here.
+_HEAD_S = 30.0
+_HEAD_MAX = 64 * 1024
+_HEADERS_MAX = 200
 _LEARN_MAX = 8  # heads that are different each time aren't worth remembering
 _TIMERS_GRAIN_S = 0.002
 _USUAL = 2048
@@ -48,11 +58,13 @@ class ProtocolSink:
         "exchange",
         "keep_alive",
         "message_event",
+        "number",
         "response_complete",
         "size",
     )
 
-    def __init__(self, protocol: RelayProtocol) -> None:
+    def __init__(self, protocol: RelayProtocol, number: bytes) -> None:
+        self.number = number
         self._protocol = protocol
         self._write = protocol.transport.write
         self._chunked = False
@@ -72,7 +84,9 @@ class ProtocolSink:
         self._write(self._head(status, headers, length))
 
     def _head(self, status: int, headers: Headers, length: int | None) -> bytes:
-        parts = [STATUS_LINE[status]]
+        parts = [STATUS_LINE[status], b"x-request-id: ", self.number, b"\r\n"]
+        if status >= 500:
+            _log.info("request %s: %d", self.number.decode(), status)
         for name, value in headers:
             parts += (name, b": ", value, b"\r\n")
         if length is not None:
@@ -114,6 +128,8 @@ class _Known(NamedTuple):
     head: KnownHead
     target: Target
     client: RequestHead
+    gate: Gate | None
+    caller: Caller | None
 
 
 class RelayProtocol(HttpToolsProtocol):
@@ -126,10 +142,16 @@ class RelayProtocol(HttpToolsProtocol):
     _hot: ProtocolSink | None = None  # the hot request in progress, kept while a pipelined one replaces `cycle`
     _receiving = False  # the message being parsed is the hot one
     _client: RequestHead  # its headers
+    _gate: Gate | None = None  # which has let it in
+    _caller: Caller | None = None  # and what it said
     _known: _Known | None = None
     _learned = 0  # in vain, since one was seen again
     _quiet_since = 0.0  # when the last hot reply was complete
     _begun = _heard = 0  # messages that began and ended in this piece
+    _awaited_since = 0.0  # when the wait for the rest of a request began; 0: for none
+    _is_asking = False  # something of that has come
+    _in_head = True
+    _head_size = 0
 
     # -- httptools' callbacks
 
@@ -137,12 +159,25 @@ class RelayProtocol(HttpToolsProtocol):
         known = self._known
         if known is not None:
             body = known.head.body(data)
-            if body is not None and len(body) <= self.limit and self._hot is not None and self._hot.response_complete:
+            if (
+                body is not None
+                and len(body) <= self.limit
+                and self._hot is not None
+                and self._hot.response_complete
+                and known.gate is self.services.gate
+            ):
                 self._learned = 0
+                if asking.get() is not known.caller:
+                    asking.set(known.caller)
                 self._begin(known.target, known.client).exchange.start(body)
                 return
         self._begun = self._heard = 0
         super().data_received(data)
+        if self._in_head:
+            self._head_size += len(data)
+            if self._head_size > _HEAD_MAX:
+                self._turn_away(431)
+                return
         if self._begun == self._heard == 1 and self._learned < _LEARN_MAX:
             self._learn(data)
         else:
@@ -153,31 +188,46 @@ class RelayProtocol(HttpToolsProtocol):
         self._learned += 1
         sink = self._hot
         usual = self._receiving and sink is not None and sink.keep_alive and not self.expect_100_continue
-        head = learn(data) if usual else None
-        self._known = _Known(head, self.targets[self.url], self._client) if head is not None else None
+        admitted = self._gate is self.services.gate
+        head = learn(data) if usual and admitted else None
+        self._known = None
+        if head is not None:
+            self._known = _Known(head, self.targets[self.url], self._client, self._gate, self._caller)
 
     def on_message_begin(self) -> None:
         self._begun += 1
+        self._is_asking = self._in_head = True
+        self._head_size = 0
+        if not self._awaited_since:
+            self._awaited_since = self.loop.time()
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
         self._receiving = False
 
     def on_headers_complete(self) -> None:
-        target = self.targets.get(self.url)
+        target, gate = self.targets.get(self.url), self.services.gate
         parser = self.parser
+        if len(self.headers) > _HEADERS_MAX:
+            self._turn_away(431)
+            self._forget_the_rest()
+            return
+        self._in_head = False
         if (
             target is None
             or parser.get_method() != b"POST"
             or (self.cycle is not None and not self.cycle.response_complete)
             or parser.get_http_version() != "1.1"
             or parser.should_upgrade()
+            or (gate is not None and gate.for_browsers and any(name == b"origin" for name, _ in self.headers))
         ):
             self._pass_on()
             return
         self._receiving = True
         self._client = RequestHead(self.headers)
         sink = self._begin(target, self._client)
+        if gate is not None and not self._is_admitted(gate, sink):
+            return
         if self.expect_100_continue:
             if int(dict(self.headers).get(b"content-length", b"0")) > self.limit:
                 # Whether the body comes after all nobody knows, so nothing can follow on this connection.
@@ -186,8 +236,21 @@ class RelayProtocol(HttpToolsProtocol):
             else:
                 self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
+    def _is_admitted(self, gate: Gate, sink: ProtocolSink) -> bool:
+        """If not, he has his answer, and what he still sends is read and forgotten."""
+        self._gate = self._caller = None
+        try:
+            self._caller = gate.admit(self._client.fields)
+        except LlmRouterError as error:
+            if self.expect_100_continue:
+                sink.keep_alive = False  # whether the body comes after all nobody knows
+            sink.exchange.refuse(error)
+            return False
+        self._gate = gate
+        return True
+
     def _begin(self, target: Target, client: RequestHead) -> ProtocolSink:
-        sink = self._hot = ProtocolSink(self)
+        sink = self._hot = ProtocolSink(self, ids.of_request(client.fields))
         self.cycle = sink  # type: ignore[assignment]
         sink.exchange = Exchange(self.services, sink, target, client)
         return sink
@@ -217,6 +280,8 @@ class RelayProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._heard += 1
+        self._awaited_since = 0.0
+        self._is_asking = False
         if not self._receiving:
             super().on_message_complete()
             return
@@ -226,6 +291,8 @@ class RelayProtocol(HttpToolsProtocol):
             sink.keep_alive = self.parser.should_keep_alive()  # right only here
             body = sink.body[0] if len(sink.body) == 1 else b"".join(sink.body)
             sink.body.clear()
+            if asking.get() is not self._caller:
+                asking.set(self._caller)
             sink.exchange.start(body)
 
     # -- keeping a connection
@@ -247,7 +314,40 @@ class RelayProtocol(HttpToolsProtocol):
         else:
             self.timeout_keep_alive_task = self.loop.call_later(left_s, self.timeout_keep_alive_handler)
 
+    # -- clients that take their time
+
+    def expire(self, now: float, limit_s: float) -> None:
+        """Ends a connection whose client has been sending a request for longer than this, or its head for longer than
+        half a minute: whoever sends a byte now and then would hold it for ever. `now`: the loop's time."""
+        since = self._awaited_since
+        if since and now - since > (min(_HEAD_S, limit_s) if self._in_head else limit_s):
+            self._turn_away(408)
+
+    def _turn_away(self, status: int) -> None:
+        """Without a word where nothing was asked yet, or something else is being answered."""
+        cycle = self.cycle
+        self._awaited_since = 0.0
+        self._known = None
+        if self.transport.is_closing():
+            return
+        is_free = cycle is None or cycle.response_complete
+        is_mute = is_free if self._in_head else not is_free and not getattr(cycle, "response_started", False)
+        if self._is_asking and is_mute:
+            self.transport.write(STATUS_LINE[status] + b"connection: close\r\ncontent-length: 0\r\n\r\n")
+        self.transport.close()
+
+    def _forget_the_rest(self) -> None:
+        """What llhttp still has of this request."""
+        self._receiving = True
+        sink = self._hot = ProtocolSink(self, b"")
+        sink.response_complete = True
+        self.cycle = sink  # type: ignore[assignment]
+
     # -- asyncio's callbacks
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._awaited_since = self.loop.time()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)

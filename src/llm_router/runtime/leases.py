@@ -17,6 +17,7 @@ from llm_router.errors import (
     QueueFull,
     ShuttingDown,
 )
+from llm_router.relay.gate import Caller, asking
 from llm_router.relay.lease import Upstream, Waiter
 from llm_router.relay.status_text import Progress
 
@@ -55,9 +56,18 @@ class Leases:
         self._suspect = suspect
         self._ids = itertools.count(1)
         self._waiters: dict[int, Waiter] = {}
+        self._callers: dict[int, Caller] = {}  # those with limits
 
     def open(self, model: str, *, request_class: str, waiter: Waiter) -> int:
         request = next(self._ids)
+        caller = asking.get()
+        if caller is not None:
+            try:
+                caller.enter(model)
+            except LlmRouterError as error:
+                waiter.refused(error)
+                return request
+            self._callers[request] = caller
         self._waiters[request] = waiter
         self._post(
             RequestArrived(
@@ -71,6 +81,7 @@ class Leases:
 
     def close(self, request: int, *, lost: bool = False) -> None:
         if self._waiters.pop(request, None) is not None:
+            self._leave(request)
             self._post(RequestClosed(at=self._now(), request=request, lost=lost))
 
     def suspect(self, instance: int) -> None:
@@ -90,7 +101,12 @@ class Leases:
             self.close(command.request)
             raise
 
+    def _leave(self, request: int) -> None:
+        if self._callers and (caller := self._callers.pop(request, None)) is not None:
+            caller.leave()
+
     def rejected(self, command: RejectRequest) -> None:
+        self._leave(command.request)
         self._waiters.pop(command.request).refused(_error(command.refusal, command.detail, command.retry_after_s))
 
     def cut(self, command: CutRequest) -> None:
