@@ -330,6 +330,7 @@ def another_user_cant_use_the_rule() -> None:
 
 @seen
 def the_units_are_verified_and_rated() -> str:
+    chat("b")  # a unit without its link has nothing to run yet, and is told so
     names = ("llm-router.service", "llamacpp.service", "second.service")
     for name in names:
         said = run("systemd-analyze", "verify", f"/etc/systemd/system/{name}")
@@ -422,6 +423,35 @@ def an_interactive_installation_is_answered_on_a_terminal() -> None:
     assert show("llamacpp", "ActiveState") == "active"
     run("llm-router", "install", "--uninstall", "--yes")
     assert sorted(files() - BEFORE) == [], sorted(files() - BEFORE)[:20]
+
+
+@seen
+def one_user_installs_it_without_root() -> str:
+    if status_of("apt-get", "update", "-qq") or status_of("apt-get", "install", "-y", "-qq", "dbus-user-session"):
+        return "not looked at: dbus-user-session can't be installed here"
+    run("useradd", "--create-home", "bob")
+    run("loginctl", "enable-linger", "bob")
+    runtime = Path("/run/user") / run("id", "-u", "bob").strip()
+    until((runtime / "bus").exists, "bob's manager")
+    shutil.copytree("/tmp/source", "/home/bob/source")
+    engine = "/home/bob/.local/share/llm-router/current/bin/python -m llm_router.engine.llamacpp"
+    start = Path("/home/bob/start.sh")
+    start.write_text(
+        f'#!/bin/sh\nexec {engine} -m {MODELS}/tiny-a.gguf --port "$PORT" --alias "$MODEL" -c 1024 -ngl 0\n'
+    )
+    start.chmod(0o755)
+    model = {"backend": "llamacpp", "script": str(start), "service": "llamacpp"}
+    Path("/home/bob/c.json").write_text(json.dumps({"router_port": PORT, "models": {"a": model}}))
+    run("chown", "-R", "bob", "/home/bob")
+    bob = ("runuser", "-u", "bob", "--", "env", f"XDG_RUNTIME_DIR={runtime}", "HOME=/home/bob")
+    out = run(*bob, "/home/bob/source/install.sh", "--user", "--yes", "--config", "/home/bob/c.json")
+    assert "It works. a: " in out, out
+    assert run(*bob, "systemctl", "--user", "is-active", "llamacpp").strip() == "active"
+    assert status_of("systemctl", "cat", "llamacpp.service") != 0
+    run(*bob, "/home/bob/.local/bin/llm-router", "install", "--user", "--uninstall", "--yes")
+    left = [path for path in Path("/home/bob").rglob("*") if "llm-router" in path.name and "source" not in path.parts]
+    assert left == []
+    return "with a unit of bob's own manager"
 
 
 def main() -> int:

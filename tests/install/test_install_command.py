@@ -7,6 +7,7 @@ from imagined import ImaginedMachine
 from llm_router.cli.install import Installer
 from llm_router.install.errors import InstallError
 from llm_router.install.layout import Layout, for_machine
+from llm_router.install.machine import Result
 
 CONFIG = '{"models": {"a": {"backend": "llamacpp", "script": "/a.sh", "service": "llamacpp"}}}'
 
@@ -55,6 +56,24 @@ def test_an_upgrade_leaves_one_release_and_the_configuration(layout: Layout, con
     unattended(layout, machine).install(None, release(layout, "2"), is_dry=False, proven=False)
     assert [path.name for path in layout.releases.iterdir()] == ["2"]
     assert layout.config.read_text() == CONFIG
+
+
+def test_where_the_new_program_doesnt_start_the_one_before_goes_on(
+    layout: Layout, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Failing(ImaginedMachine):
+        def ask(self, *argv: str) -> Result:
+            if "restart" in argv and layout.current.readlink().name == "2":
+                return Result(status=1, output="it doesn't start")
+            return super().ask(*argv)
+
+    machine = Failing()
+    unattended(layout, machine).install(config, release(layout, "1"), is_dry=False, proven=False)
+    with pytest.raises(InstallError, match="it doesn't start"):
+        unattended(layout, machine).install(None, release(layout, "2"), is_dry=False, proven=False)
+    assert layout.current.readlink().name == "1"
+    assert machine.active == {"llm-router.service"}
+    assert "going back to" in capsys.readouterr().out
 
 
 def test_a_second_run_says_that_everything_is_there(

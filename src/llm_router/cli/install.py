@@ -22,7 +22,7 @@ from llm_router.install import findings, needs, plan, proof, wanted
 from llm_router.install.errors import InstallError
 from llm_router.install.layout import Layout, for_machine, for_user
 from llm_router.install.machine import Machine
-from llm_router.install.steps import Step
+from llm_router.install.steps import Link, Service, Step
 from llm_router.install.wanted import Wanted
 from llm_router.models import local
 from llm_router.models.local import LocalModel
@@ -80,15 +80,15 @@ class Installer:
         if self._asks:
             print("\n" + "\n".join(steps.preview(self._machine)) + "\n")
             typer.confirm("Go on?", default=True, abort=True)
-        count = steps.apply(self._machine, lambda text: print(f"- {text}", flush=True))
+        count = self._apply(steps)
         print(f"{count} steps done." if count else "Everything was there already.")
         self._forget_older_releases()
         settled = self._parsed(self._layout.config)
-        url = f"http://{settled.host}:{settled.router_port}"
+        url = _url(settled)
         self._warn_of_unreadable(settled)
         if proven:
-            said = proof.chat(url, lambda text: print(f"- {text}", flush=True))
-            print(f"It works. {said}" if said else "It answers; no model of the configuration can chat.")
+            said = proof.chat(url, _tell, key=os.environ.get("LLM_ROUTER_API_KEY"))
+            print(f"It works. {said}" if said else "It answers; there is no model to ask, or it wants a key.")
         self._say_whats_next(url)
 
     def uninstall(self, *, is_dry: bool) -> None:
@@ -101,12 +101,28 @@ class Installer:
         if self._asks:
             print("\n".join(step.describe_undo() for step in reversed(steps)))
             typer.confirm("Remove all this, the configuration and the history too?", default=False, abort=True)
-        failures = plan.undo_all(self._layout.record, self._machine, lambda text: print(f"- {text}", flush=True))
+        failures = plan.undo_all(self._layout.record, self._machine, _tell)
         for failure in failures:
             print(f"llm-router: {failure}", file=sys.stderr)
         if failures:
             raise typer.Exit(FAILED)
         print("Nothing of it is left.")
+
+    def _apply(self, steps: plan.Plan) -> int:
+        """Where the new program can't be started, the one before goes on."""
+        link = self._layout.current
+        before = link.readlink() if link.is_symlink() else None
+        try:
+            return steps.apply(self._machine, _tell)
+        except InstallError:
+            if before is not None and link.readlink() != before and before.exists():
+                print(f"- going back to {before}", flush=True)
+                option = "--user" if self._layout.is_for_user else ""
+                plan.Plan(
+                    [Link(path=str(link), target=str(before)), Service(name="llm-router.service", option=option)],
+                    self._layout.record,
+                ).apply(self._machine, _tell)
+            raise
 
     # -- what is wanted
 
@@ -197,6 +213,15 @@ configuration  {self._layout.config}, then systemctl {option}restart llm-router
 remove         {f"llm-router install --uninstall {option}" if option else "sudo llm-router install --uninstall"}""")
         if self._layout.is_for_user:
             console.print(f"at boot        sudo loginctl enable-linger {os.environ.get('USER', '$USER')}")
+
+
+def _tell(step: str) -> None:
+    print(f"- {step}", flush=True)
+
+
+def _url(config: Config) -> str:
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.host, config.host)  # noqa: S104 -- asked, not bound
+    return f"http://[{host}]:{config.router_port}" if ":" in host else f"http://{host}:{config.router_port}"
 
 
 def _chosen(models: list[LocalModel], answer: str) -> list[LocalModel]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,7 +28,12 @@ class Need:
 
 def missing(layout: Layout, machine: Machine, *, has_units: bool) -> list[Need]:
     """`has_units`: models of the configuration run in units, which takes a polkit rule."""
-    return [*_rights(layout, machine), *_systemd(layout, machine), *_polkit(layout, machine, has_units), *_gpu(machine)]
+    return [
+        *_rights(layout, machine),
+        *_systemd(layout, machine, has_units),
+        *_polkit(layout, machine, has_units),
+        *_gpu(machine),
+    ]
 
 
 def _rights(layout: Layout, machine: Machine) -> Iterator[Need]:
@@ -40,7 +46,7 @@ def _rights(layout: Layout, machine: Machine) -> Iterator[Need]:
         yield Need(message="a service of root's own would be unprotected", remedy="leave out --user, or don't be root")
 
 
-def _systemd(layout: Layout, machine: Machine) -> Iterator[Need]:
+def _systemd(layout: Layout, machine: Machine, has_units: bool) -> Iterator[Need]:
     if not machine.exists("/run/systemd/system"):
         yield Need(
             message="systemd isn't running here",
@@ -51,6 +57,12 @@ def _systemd(layout: Layout, machine: Machine) -> Iterator[Need]:
             message="your own systemd manager can't be reached",
             remedy="log in again rather than by su or sudo; if that doesn't help: "
             "`sudo apt install dbus-user-session` and `sudo loginctl enable-linger $USER`",
+        )
+
+    elif layout.is_for_user and has_units and not machine.exists(f"/run/user/{os.getuid()}/bus"):
+        yield Need(
+            message="your own systemd manager has no D-Bus, by which the router starts units",
+            remedy="`sudo apt install dbus-user-session`, then log in again",
         )
 
 

@@ -15,14 +15,15 @@ _LONGEST_S = 900.0  # of a load; the router's own limit is usually first
 
 
 def chat(url: str, report: Callable[[str], None], *, key: str | None = None) -> str | None:
-    """Ask the first model that can chat to say something; its words. None: there is no such model.
+    """Ask the first model that can chat to say something; its words. None: there is no such model, or it wants another
+    key than `key`.
 
     Waits up to a minute for the router and as long as the load takes. Raises: InstallError.
     """
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     with httpx.Client(base_url=url, headers=headers, timeout=httpx.Timeout(10.0, read=_LONGEST_S)) as client:
         listing = _when_up(client, url)
-        model = _first_chat(listing["data"])
+        model = None if listing is None else _first_chat(listing["data"])
         if model is None:
             return None
         report(f"asking {model} to say something; it is loaded first")
@@ -33,11 +34,15 @@ def chat(url: str, report: Callable[[str], None], *, key: str | None = None) -> 
         return f"{model}: {reply.json()['choices'][0]['message']['content'].strip()}"
 
 
-def _when_up(client: httpx.Client, url: str) -> dict[str, Any]:
+def _when_up(client: httpx.Client, url: str) -> dict[str, Any] | None:
+    """None: it answers, and wants a key."""
     deadline = time.monotonic() + _UP_S
     while True:
         try:
-            listing: dict[str, Any] = client.get("/v1/models").raise_for_status().json()
+            reply = client.get("/v1/models")
+            if reply.status_code in (401, 403):
+                return None
+            listing: dict[str, Any] = reply.raise_for_status().json()
         except httpx.HTTPError as error:
             if time.monotonic() > deadline or isinstance(error, httpx.HTTPStatusError):
                 raise InstallError(
