@@ -338,7 +338,7 @@ async def a_crash_of_its_worker_before_the_first_token_is_unseen(subject: Subjec
     if subject.worker is None:
         raise CannotRunError("it is one process")
     await subject.load()
-    (worker,) = (pid for pid in leftovers(subject.router) if _name_of(pid).startswith(subject.worker))
+    (worker,) = (pid for pid in leftovers(subject.router) if _is_called(pid, subject.worker))
     return await _killed_before_the_first_token(subject, worker)
 
 
@@ -356,8 +356,10 @@ async def _killed_before_the_first_token(subject: Subject, pid: int) -> str:
     return f"{took_s:.1f} s from the kill to the end of the answer"
 
 
-def _name_of(pid: int) -> str:
-    return Path(f"/proc/{pid}/comm").read_text()
+def _is_called(pid: int, begin: str) -> bool:
+    """In `ps`, or in `top`: engines set the one or the other."""
+    names = (Path(f"/proc/{pid}/{file}").read_text(errors="replace") for file in ("cmdline", "comm"))
+    return any(name.startswith(begin) for name in names)
 
 
 @point

@@ -477,6 +477,11 @@ def fork(name: str, life: Callable[[], None]) -> int:
     return pid
 
 
+def has_ended(child: int) -> bool:
+    """Once only. A SIGCHLD comes for one that is merely stopped, too."""
+    return os.waitpid(child, os.WNOHANG)[0] == child
+
+
 def wait_for_signals() -> None:
     while True:
         signal.pause()

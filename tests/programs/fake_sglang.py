@@ -35,6 +35,7 @@ from fake_server import (  # noqa: E402
     die,
     die_with_parent,
     fork,
+    has_ended,
     main,
 )
 
@@ -86,7 +87,7 @@ class FakeSGLang(FakeServer):
         self.is_leaving = True
 
     def on_worker_gone(self) -> None:
-        if not self.is_leaving:
+        if not self.is_leaving and any(has_ended(worker) for worker in self.workers):
             log("Received sigquit from a child process. It usually means the child failed.")
             die()
 

@@ -33,6 +33,7 @@ from fake_server import (  # noqa: E402
     bearer,
     common_options,
     fork,
+    has_ended,
     main,
     wait_for_signals,
 )
@@ -113,8 +114,8 @@ class FakeVLLM(FakeServer):
             exchange.give_up()
 
     def on_engine_gone(self) -> None:
-        self.is_engine_dead = True
-        if not self.is_leaving:
+        self.is_engine_dead = has_ended(self.engine)
+        if self.is_engine_dead and not self.is_leaving:
             asyncio.get_running_loop().call_later(WATCHDOG_S, os._exit, 1)
 
     def log(self, text: str) -> None:
