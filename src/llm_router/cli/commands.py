@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Mapping
 from importlib.metadata import entry_points
@@ -14,9 +15,10 @@ import typer
 from rich.console import Console
 
 from llm_router import __version__
-from llm_router.cli import explain, show
+from llm_router.cli import explain, keys, show
 from llm_router.cli.client import RouterClient
 from llm_router.cli.discover import discover
+from llm_router.cli.doctor import doctor
 from llm_router.cli.doctor import doctor
 from llm_router.cli.guard import EXIT_CODES, FAILED, Commands, errors_as_json
 from llm_router.cli.install import install
@@ -43,6 +45,7 @@ UrlOption = Annotated[str, typer.Option("--url", envvar="LLM_ROUTER_URL", help="
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A model's name or alias.", show_default=False)]
 DEFAULT_URL = "http://127.0.0.1:8002"
+KEY_VARIABLE = "LLM_ROUTER_KEY"
 
 
 def _print_version(wanted: bool) -> None:
@@ -130,7 +133,7 @@ def status(url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
     Exit codes: 0 shown; 1 something else answers there; 3 the router is not running.
     """
     with errors_as_json(as_json):
-        current = RouterClient(url).status()
+        current = _client(url).status()
     if as_json:
         print(json.dumps(current, indent=2))
         return
@@ -151,7 +154,7 @@ def why(model: ModelArgument, url: UrlOption = DEFAULT_URL, as_json: JsonOption 
     Exit codes: 0 shown; 1 no such model; 3 the router is not running.
     """
     with errors_as_json(as_json):
-        found = RouterClient(url).why(model)
+        found = _client(url).why(model)
     if as_json:
         print(json.dumps(found, indent=2))
     else:
@@ -165,7 +168,7 @@ def load_command(model: ModelArgument, url: UrlOption = DEFAULT_URL, as_json: Js
     With --json: one object a line. Exit codes: 0 ready; 1 it can't be loaded; 3 the router is not running; 130
     interrupted.
     """
-    steps = RouterClient(url).load(model)
+    steps = _client(url).load(model)
     if as_json:
         with errors_as_json(as_json):
             for step in steps:
@@ -182,7 +185,7 @@ def unload(model: ModelArgument, url: UrlOption = DEFAULT_URL, as_json: JsonOpti
     Exit codes: 0 gone; 1 refused; 3 the router is not running; 130 interrupted.
     """
     with errors_as_json(as_json):
-        outcome = RouterClient(url).unload(model)
+        outcome = _client(url).unload(model)
     if as_json:
         print(json.dumps(outcome))
     else:
@@ -197,7 +200,7 @@ def reload_command(url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) ->
     Exit codes: 0 the file is in force; 1 it has mistakes; 3 the router is not running.
     """
     with errors_as_json(as_json):
-        outcome = RouterClient(url).reload()
+        outcome = _client(url).reload()
     if as_json:
         print(json.dumps(outcome, indent=2))
         return
@@ -218,14 +221,21 @@ def logs(
 
     Exit codes: 0 printed; 1 no such model; 3 the router is not running; 130 interrupted.
     """
-    for line in RouterClient(url).logs(model, lines=lines, follow=follow):
+    for line in _client(url).logs(model, lines=lines, follow=follow):
         print(line, flush=follow)
 
 
 app.command()(doctor)
+app.command()(doctor)
 app.command()(simulate)
+app.add_typer(keys.app, name="keys")
 app.command()(install)
 app.command()(discover)
+
+
+def _client(url: str) -> RouterClient:
+    """The key comes from the environment: everybody on the machine can read a command line."""
+    return RouterClient(url, os.environ.get(KEY_VARIABLE) or None)
 
 
 def _console() -> Console:
