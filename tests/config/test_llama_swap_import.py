@@ -229,6 +229,12 @@ def test_preloads_and_priorities_go_to_their_models() -> None:
     assert "gone" in notes(found, "dropped")["hooks.on_startup.preload"]
 
 
+def test_keys_are_hashed_unless_they_come_from_the_environment() -> None:
+    found = imported("models: {a: {cmd: x}}\napiKeys: [sk-short, '${env.KEY}']").data["keys"]
+    digest = "fb55d7314783bc0734782ef122dc4efeeffb409eb6b7bf4eee2691f5e4754c70"
+    assert found == {"llama-swap-1": {"key": f"sha256:{digest}"}, "llama-swap-2": {"key": "${KEY}"}}
+
+
 def test_a_selector_is_an_alias_of_its_first_target() -> None:
     found = imported(
         "models:\n  a: {cmd: x}\nselectors:\n  s: {strategy: warm, targets: [gone, a]}\n  n: {targets: [gone]}\n"
@@ -368,11 +374,11 @@ def test_what_is_written_has_no_problems(tmp_path: Path, name: str) -> None:
 def test_everything_without_a_counterpart_is_listed_with_a_reason() -> None:
     found = imported(EVERYTHING)
     top = "logLevel logTimeFormat logToStdout logRequests store metricsMaxInMemory captureBuffer ui performance "
-    top += "startPort includeAliasesInList unloadTimeout apiKeys upstream profiles x-mine"
+    top += "startPort includeAliasesInList unloadTimeout upstream profiles x-mine"
     names = "cmdStop unloadTimeout compat metadata sendLoadingState timeouts"
     own = {f"models.a.{key}" for key in names.split()}
     assert notes(found, "dropped").keys() == {*top.split(), *own, "models.empty", "peers.lab.timeouts"}
-    changed = {"", "sendLoadingState", "groups", "selectors.s", "peers.lab"}
+    changed = {"", "apiKeys", "sendLoadingState", "groups", "selectors.s", "peers.lab"}
     assert notes(found, "changed").keys() == changed | {"models.a.checkEndpoint", "models.a.concurrencyLimit"}
     assert all(re.match(r"(changed|dropped|attention): .+", str(note)) for note in found.notes)
 

@@ -7,6 +7,7 @@ where a value is needed now.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -84,8 +85,14 @@ def _top_level(data: Data, found: dict[str, Any], notes: Notes) -> None:
         found["idle_timeout"] = idle
     if data.get("sendLoadingState"):
         notes.changed("sendLoadingState", 'how a load is shown depends on the client; "status": "reasoning" is its way')
-    if data.get("apiKeys"):
-        notes.dropped("apiKeys", "the router asks for no keys yet; it listens on this machine only")
+    keys = {f"llama-swap-{number}": {"key": _key(text)} for number, text in enumerate(texts(data.get("apiKeys")), 1)}
+    if keys:
+        found["keys"] = keys
+        notes.changed(
+            "apiKeys",
+            'they open the models; `"admin": true` lets one load, unload and read logs too. Those written out there '
+            "are hashes here; those from the environment need 16 characters",
+        )
     for key in data:
         why = _DROPPED.get(key, "llama-swap doesn't know this key either")
         if why is not None:
@@ -93,6 +100,12 @@ def _top_level(data: Data, found: dict[str, Any], notes: Notes) -> None:
     notes.changed(
         "", "llama-swap listens on all addresses at port 8080 unless told otherwise, the router on 127.0.0.1:8002"
     )
+
+
+def _key(text: str) -> str:
+    """A reference stays one; of a key that is written out, the hash is enough."""
+    reference = later(text)
+    return reference if reference != text else f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
 def _preload(data: Data, models: dict[str, dict[str, Any]], notes: Notes) -> None:
