@@ -27,14 +27,15 @@ IDLE: dict[str, Any] = {
 
 
 class FakeRouter(ThreadingHTTPServer):
-    """`asked`: what came, as (method and path, body). `steps`: lines of a load. `hold`: a log that is followed ends
-    only when it is set; `following`: set once a follower has the lines so far."""
+    """`asked`: what came, as (method and path, body); `keys`: as whom. `steps`: lines of a load. `hold`: a log that is
+    followed ends only when it is set; `following`: set once a follower has the lines so far."""
 
     daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.asked: list[tuple[str, Any]] = []
+        self.keys: list[str | None] = []
         self.models: list[dict[str, Any]] = [IDLE]
         self.steps: list[dict[str, Any]] = [{"ready": True, "elapsed_s": 0.1}]
         self.devices: list[dict[str, Any]] = []
@@ -87,6 +88,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _note(self, body: Any) -> None:
         self.server.asked.append((f"{self.command} {self.path}", body))
+        self.server.keys.append(self.headers.get("Authorization"))
 
     def _refused(self) -> bool:
         if self.server.error is None:

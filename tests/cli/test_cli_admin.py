@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -273,3 +274,29 @@ def test_status_names_what_of_the_file_is_not_in_force(router: FakeRouter) -> No
         "in force after a restart: host",
     ]
     assert result.exit_code == 0
+
+
+# -- keys
+
+
+def test_the_key_comes_from_the_environment(router: FakeRouter, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LLM_ROUTER_KEY", raising=False)
+    run("status")
+    monkeypatch.setenv("LLM_ROUTER_KEY", "a-key-for-the-boss")
+    run("status")
+    run("reload")
+    assert router.keys == [None, "Bearer a-key-for-the-boss", "Bearer a-key-for-the-boss"]
+
+
+def test_a_new_key_is_printed_alone_and_its_line_holds_only_the_hash() -> None:
+    result = run("keys", "new", "anna", "--admin")
+    key = result.stdout.strip()
+    line = json.loads("{" + result.stderr.splitlines()[-1] + "}")
+    assert line == {"anna": {"key": f"sha256:{hashlib.sha256(key.encode()).hexdigest()}", "admin": True}}
+    assert key not in result.stderr
+
+
+def test_a_new_key_as_json() -> None:
+    said = json.loads(run("keys", "new", "anna", "--json").stdout)
+    hashed = hashlib.sha256(said["key"].encode()).hexdigest()
+    assert (said["name"], said["section"]) == ("anna", {"key": f"sha256:{hashed}"})
