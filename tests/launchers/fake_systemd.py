@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from llm_router.errors import LaunchError
-from llm_router.launchers.manager import UnitState
+from llm_router.launchers.unit import UnitState
 
 _JOURNALCTL = """#!{python} -IS
 import json, os, sys, time

@@ -13,7 +13,6 @@ import getpass
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from dbus_fast.aio import MessageBus
 from dbus_fast.errors import DBusFastError
 
 from llm_router.errors import LaunchError
+from llm_router.launchers.unit import UnitState
 
 log = logging.getLogger(__name__)
 
@@ -36,27 +36,6 @@ _REFUSED = (
 )
 # A manager that is busy reloading hundreds of units still answers within this.
 CALL_S = 15.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UnitState:
-    """A unit as systemd sees it. `pid`: of its main process, 0: none. `started_us`: when that began, microseconds since
-    1970. `status`: how it ended, a signal as a negative number; None: it runs, or never did.
-
-    `result`: systemd's word for how the unit's last run ended, as "exit-code" or "start-limit-hit".
-    """
-
-    load: str
-    active: str
-    pid: int = 0
-    started_us: int = 0
-    status: int | None = None
-    result: str = "success"
-
-    @property
-    def is_up(self) -> bool:
-        """It runs, or is about to."""
-        return self.active in ("active", "activating", "reloading")
 
 
 class Manager:

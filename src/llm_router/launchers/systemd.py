@@ -22,8 +22,7 @@ from llm_router.launchers.base import Identity, RunningProcess
 from llm_router.launchers.excerpt import meaningful_tail
 from llm_router.launchers.journal import Journal
 from llm_router.launchers.ledger import Entry, Ledger
-from llm_router.launchers.manager import Manager, UnitState, has_own_manager
-from llm_router.launchers.unit import Unit, UnitManager
+from llm_router.launchers.unit import Unit, UnitManager, UnitState
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +114,7 @@ class SystemdLauncher:
     async def _find(self, name: str) -> tuple[UnitManager, UnitState]:
         """Raises: LaunchError for a unit that doesn't exist or can't be started."""
         if self._managers is None:
-            self._managers = [*([Manager(is_own=True)] if has_own_manager() else []), Manager()]
+            self._managers = _managers()
         failure: LaunchError | None = None
         for manager in self._managers:
             try:
@@ -247,6 +246,13 @@ class SystemdLauncher:
 
     def _on_gone(self, unit: Unit) -> None:
         self._ledger.remove(self.running.pop(unit))
+
+
+def _managers() -> list[UnitManager]:
+    """Imported only where units are used: reading D-Bus takes a tenth of a second to learn."""
+    from llm_router.launchers.manager import Manager, has_own_manager
+
+    return [*([Manager(is_own=True)] if has_own_manager() else []), Manager()]
 
 
 def unit_name(service: str) -> str:

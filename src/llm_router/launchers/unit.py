@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
@@ -19,9 +20,29 @@ from llm_router.backends.base import StopPlan
 from llm_router.errors import LaunchError
 from llm_router.launchers.base import Identity
 from llm_router.launchers.journal import Journal
-from llm_router.launchers.manager import UnitState
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitState:
+    """A unit as systemd sees it. `pid`: of its main process, 0: none. `started_us`: when that began, microseconds since
+    1970. `status`: how it ended, a signal as a negative number; None: it runs, or never did.
+
+    `result`: systemd's word for how the unit's last run ended, as "exit-code" or "start-limit-hit".
+    """
+
+    load: str
+    active: str
+    pid: int = 0
+    started_us: int = 0
+    status: int | None = None
+    result: str = "success"
+
+    @property
+    def is_up(self) -> bool:
+        """It runs, or is about to."""
+        return self.active in ("active", "activating", "reloading")
 
 
 class UnitManager(Protocol):
