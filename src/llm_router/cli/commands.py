@@ -19,7 +19,6 @@ from llm_router.cli import explain, keys, show
 from llm_router.cli.client import RouterClient
 from llm_router.cli.discover import discover
 from llm_router.cli.doctor import doctor
-from llm_router.cli.doctor import doctor
 from llm_router.cli.guard import EXIT_CODES, FAILED, Commands, errors_as_json
 from llm_router.cli.install import install
 from llm_router.cli.log import LogFormat, log_to_stderr
@@ -225,7 +224,6 @@ def logs(
         print(line, flush=follow)
 
 
-app.command()(doctor)
 app.command()(doctor)
 app.command()(simulate)
 app.add_typer(keys.app, name="keys")
