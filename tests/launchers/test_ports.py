@@ -56,6 +56,13 @@ def test_configured_ports_are_for_who_claims_them(monkeypatch: pytest.MonkeyPatc
     assert given.claim(first) == first
 
 
+def test_a_units_port_is_claimed_though_the_unit_listens_already(listener: socket.socket) -> None:
+    given = Ports()
+    assert given.claim(port_of(listener), of_unit=True) == port_of(listener)
+    with pytest.raises(LaunchError, match="another model is using it"):
+        given.claim(port_of(listener), of_unit=True)
+
+
 def test_a_configured_port_that_someone_else_has_is_not_claimed(listener: socket.socket) -> None:
     given = Ports(configured=[port_of(listener)])
     with pytest.raises(LaunchError, match=f"pid {os.getpid()} "):
