@@ -107,7 +107,7 @@ def test_our_own_settings_can_be_tried(trace: Path) -> None:
         told = json.loads(run(trace, "--rule", "llm-router", "--json", *options).stdout)
         return float(told["rules"]["llm-router"]["ttft_max_s"])
 
-    assert wait_of_b_s("--patience", "100") > wait_of_b_s("--patience", "20") + 60
+    assert wait_of_b_s("--patience", "150") > wait_of_b_s("--patience", "20") + 60
 
 
 def test_a_picture_is_drawn(trace: Path, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from llm_router.core.commands import StartInstance, StopInstance
+from llm_router.core.commands import Command, StartInstance, StopInstance
 from llm_router.core.events import Event, InstanceGone, RequestArrived, RequestClosed
 from llm_router.core.specs import PolicySpec
 from llm_router.simulation.compare import RULES, policy_for
@@ -70,7 +70,7 @@ class Witness:
         self.said: list[str] = []
         self._live: set[int] = set()
 
-    def handle(self, event: Event) -> list[object]:
+    def handle(self, event: Event) -> list[Command]:
         if isinstance(event, RequestClosed):
             self.ended.append(event.request)
         if isinstance(event, InstanceGone):
