@@ -98,7 +98,6 @@ class Effects:
             id=command.instance,
             model=command.model,
             since=self._now(),
-            launch_key=self._launches[command.model].key,
             devices=command.devices,
             reserved_mib=command.reserved_mib,
         )
@@ -107,6 +106,7 @@ class Effects:
 
     async def _start(self, record: Instance) -> None:
         launch = self._launches[record.model]
+        record.launch_key = launch.key
         try:
             record.warm = await self._warmth(launch.request.path)
             await self._hosts.open(record, launch)
