@@ -1,9 +1,11 @@
-"""A running router's metrics: what two switches and three chats leave behind."""
+"""What a running router says and writes down of what has happened: two switches and three chats."""
 
 from __future__ import annotations
 
 from prometheus_client.parser import text_string_to_metric_families
 from routing import RouterProcess, Start, fake
+
+from llm_router.history import reading
 
 
 async def scraped(router: RouterProcess) -> dict[tuple[str, str], float]:
@@ -34,3 +36,17 @@ async def test_two_switches_and_three_chats_are_in_the_metrics(start: Start) -> 
     assert found["llm_router_switch_phase_seconds_count", "stop"] == 1
     assert found["llm_router_switch_phase_seconds_sum", "load"] > 0
     assert found["llm_router_instance_state", "b"] == 1
+
+
+async def test_what_happened_is_written_down(start: Start) -> None:
+    router = await start({"a": fake()})
+    await router.chat("a")
+    await router.stop()
+    path = router.folder / "state" / "history.sqlite"
+    [load] = reading.loads(path, model="a", count=5)
+    [request] = reading.requests(path, model="a", count=5)
+    assert load.error is None
+    assert (request.kind, request.outcome, request.completion_tokens) == ("chat", "completed", 31)
+    assert request.wait_s is not None
+    assert request.first_token_s is not None
+    assert request.wait_s <= request.first_token_s <= request.took_s

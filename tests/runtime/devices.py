@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from llm_router.hardware.base import DeviceReading
-from llm_router.history.base import LoadRecord
+from llm_router.history.base import LoadRecord, RequestRecord
 
 
 @dataclass
@@ -63,6 +63,8 @@ class KeptHistory:
 
     def add_load(self, record: LoadRecord) -> None:
         self.loads.append(record)
+
+    def add_requests(self, records: Sequence[RequestRecord]) -> None: ...
 
     def note_peak(self, model: str, launch_key: str, peak_mib: Mapping[str, int]) -> None:
         self.peaks.append((model, launch_key, dict(peak_mib)))

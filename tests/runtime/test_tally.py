@@ -79,6 +79,24 @@ def test_only_streams_have_a_first_token_and_a_speed() -> None:
     assert (sum(tally.rates.counts), tally.rates.total) == (1, 45.0)
 
 
+def test_what_ended_is_taken_once_with_the_time_of_day() -> None:
+    requests = Requests()
+    ended(requests, prompt_n=3, completion_n=4, first_at=101.0)
+    ended(requests, sent_at=0.0, outcome="no_room")
+    first, second = requests.taken(monotonic_s=113.0, epoch_s=5000.0)
+    assert (first.at, first.took_s, first.first_token_s, first.prompt_tokens) == (4990.0, 3.0, 1.0, 3)
+    assert (second.outcome, second.wait_s, second.first_token_s) == ("no_room", None, None)
+    assert requests.taken(113.0, 5000.0) == []
+
+
+def test_a_storm_of_requests_is_counted_but_not_all_of_it_written_down() -> None:
+    requests = Requests()
+    for _ in range(5000):
+        ended(requests)
+    assert len(requests.taken(113.0, 5000.0)) == 2000
+    assert sum(requests.models["m"].durations.counts) == 5000
+
+
 # -- switches
 
 

@@ -20,6 +20,7 @@ from llm_router.cli.client import RouterClient
 from llm_router.cli.discover import discover
 from llm_router.cli.doctor import doctor
 from llm_router.cli.guard import EXIT_CODES, FAILED, Commands, errors_as_json
+from llm_router.cli.history import history
 from llm_router.cli.install import install
 from llm_router.cli.log import LogFormat, log_to_stderr
 from llm_router.cli.simulate import simulate
@@ -225,6 +226,7 @@ def logs(
 
 
 app.command()(doctor)
+app.command()(history)
 app.command()(simulate)
 app.add_typer(keys.app, name="keys")
 app.command()(install)

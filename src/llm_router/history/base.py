@@ -1,11 +1,11 @@
-"""What is remembered about loads, and what can be asked of it. Counterpart: `runtime`, which records and asks.
+"""What is remembered about loads and requests, and what can be asked of it. Counterpart: `runtime`, which tells it.
 
 Everything here is a pure value. Times are seconds since the epoch where they say `at`, durations otherwise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -25,10 +25,30 @@ class LoadRecord:
     error: str | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestRecord:
+    """One request that is over. `at`: its end. `kind`, `outcome`: as in the metrics. `wait_s`: until it was sent to its
+    server; None: it never was. `first_token_s`: of a stream, from its begin. Nothing of what it said."""
+
+    at: float
+    model: str
+    kind: str
+    outcome: str
+    took_s: float
+    wait_s: float | None
+    first_token_s: float | None
+    prompt_tokens: int
+    completion_tokens: int
+
+
 class History(Protocol):
     """All calls return at once: writing happens elsewhere, and what is asked is kept in memory."""
 
     def add_load(self, record: LoadRecord) -> None: ...
+
+    def add_requests(self, records: Sequence[RequestRecord]) -> None:
+        """Only written down; nothing is asked of it while the router runs."""
+        ...
 
     def note_peak(self, model: str, launch_key: str, peak_mib: Mapping[str, int]) -> None:
         """The most an instance held, seen later than its load. Kept as the learned footprint; it only falls when newer

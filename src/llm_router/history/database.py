@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 import logging
 import sqlite3
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
+
+from llm_router.history.base import RequestRecord
 
 log = logging.getLogger(__name__)
 
@@ -24,8 +26,17 @@ _MIGRATIONS = (
         warm INTEGER NOT NULL, peak_mib TEXT NOT NULL, error TEXT
     )
     """,
+    """
+    CREATE TABLE requests (
+        id INTEGER PRIMARY KEY, at REAL NOT NULL, model TEXT NOT NULL, kind TEXT NOT NULL, outcome TEXT NOT NULL,
+        took_s REAL NOT NULL, wait_s REAL, first_token_s REAL, prompt_tokens INTEGER NOT NULL,
+        completion_tokens INTEGER NOT NULL
+    )
+    """,
 )
+_KEPT_REQUESTS = 100_000  # some ten megabytes
 _COLUMNS = "at, model, launch_key, took_s, warm, peak_mib, error"
+_REQUEST_COLUMNS = tuple(field.name for field in fields(RequestRecord))
 _PATIENCE_S = 5.0  # for another process that is writing
 _LONGEST_ERROR = 2000
 
@@ -64,6 +75,9 @@ class Database:
 
     def add(self, row: Row) -> None:
         self._queue.put(_Insert(row, _values(row)))
+
+    def add_requests(self, records: Sequence[RequestRecord]) -> None:
+        self._queue.put(_Requests(tuple(map(astuple, records))))
 
     def change_peak(self, row: Row) -> None:
         self._queue.put(_Update(row, json.dumps(row.peak_mib)))
@@ -236,4 +250,18 @@ class _Delete:
         connection.execute("DELETE FROM loads WHERE id = ?", (self.row.number,))
 
 
-_Change = _Insert | _Update | _Delete
+@dataclass(frozen=True, slots=True)
+class _Requests:
+    """The oldest make room for them."""
+
+    values: tuple[tuple[object, ...], ...]
+
+    def apply(self, connection: sqlite3.Connection) -> None:
+        places = ", ".join("?" * len(_REQUEST_COLUMNS))
+        columns = ", ".join(_REQUEST_COLUMNS)
+        sql = f"INSERT INTO requests ({columns}) VALUES ({places})"  # noqa: S608 -- our own constants
+        connection.executemany(sql, self.values)
+        connection.execute("DELETE FROM requests WHERE id <= (SELECT max(id) FROM requests) - ?", (_KEPT_REQUESTS,))
+
+
+_Change = _Insert | _Update | _Delete | _Requests

@@ -6,13 +6,13 @@ What can be asked is kept in memory, so that no answer waits for a disk; `databa
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from statistics import median
 from threading import Lock
 
-from llm_router.history.base import LoadRecord
+from llm_router.history.base import LoadRecord, RequestRecord
 from llm_router.history.database import Database, Row, open_database
 
 # As many as tell what is usual now: a longer memory would go on about a driver or a disk of last year.
@@ -31,7 +31,8 @@ class Store:
     What a failed load held can only raise it: it says what was not enough, never what is.
 
     Bounded: for each model and launch key the last 20 loads and 5 failed ones, none older than 90 days, and of the
-    keys those 500 that were loaded last. Two routers may share a file; each knows what was there when it began.
+    keys those 500 that were loaded last; of requests the last 100 000. Two routers may share a file; each knows what
+    was there when it began.
     """
 
     def __init__(self, path: Path | None, *, clock: Callable[[], float] = time.time) -> None:
@@ -57,6 +58,11 @@ class Store:
         )
         with self._lock:
             self._add(row)
+
+    def add_requests(self, records: Sequence[RequestRecord]) -> None:
+        with self._lock:
+            if self._database is not None:
+                self._database.add_requests(records)
 
     def note_peak(self, model: str, launch_key: str, peak_mib: Mapping[str, int]) -> None:
         """Belongs to the last load, or stands for itself where that failed or there is none, as with an instance that

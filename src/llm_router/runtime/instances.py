@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from statistics import median
 from typing import Protocol
@@ -15,7 +15,7 @@ from typing import Protocol
 from llm_router.backends.base import Backend, Facts, LaunchRequest, LaunchSpec, Loading
 from llm_router.core.specs import ANY_DEVICE
 from llm_router.hardware.base import CPU
-from llm_router.history.base import LoadRecord
+from llm_router.history.base import LoadRecord, RequestRecord
 from llm_router.launchers.base import RunningProcess
 from llm_router.relay.lease import Upstream
 
@@ -165,6 +165,8 @@ class RecentLoads:
         if record.error is None:
             key = (record.model, record.launch_key, record.warm)
             self._times.setdefault(key, deque(maxlen=5)).append(record.took_s)
+
+    def add_requests(self, records: Sequence[RequestRecord]) -> None: ...
 
     def note_peak(self, model: str, launch_key: str, peak_mib: Mapping[str, int]) -> None: ...
 

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import assert_never
@@ -54,6 +55,8 @@ from llm_router.runtime.tasks import Tasks
 
 _log = logging.getLogger(__name__)
 
+_WRITE_S = 10.0  # a request more or less in the history, after a crash
+
 
 class Supervisor:
     """Must be made inside the running event loop.
@@ -91,7 +94,7 @@ class Supervisor:
         self.tasks = Tasks()
         self.pool = Pool(spawn=self.tasks.spawn, timeout_s=response_timeout_s)
         self.handle = Handle(Scheduler(models, policy), self._carry_out)
-        history = history or RecentLoads()
+        self._history = history = history or RecentLoads()
         self.memory = None
         if reader is not None:
             self.memory = MemoryWatch(
@@ -136,6 +139,7 @@ class Supervisor:
         ended."""
         if self.memory is not None:
             await self.memory.start()
+        self.tasks.spawn("requests", self._write_requests())
         await self.effects.adopt()
 
     def load(self, model: str) -> None:
@@ -233,6 +237,7 @@ class Supervisor:
             timer.cancel()
         self.pool.close()
         await self.tasks.close()
+        self._history.add_requests(self.requests.taken(time.monotonic(), time.time()))
         if self.memory is not None:
             await self.memory.close()
         self._launcher.close()
@@ -248,6 +253,13 @@ class Supervisor:
         finally:
             for number in numbers:
                 self._loop.remove_signal_handler(number)
+
+    async def _write_requests(self) -> None:
+        """For ever. Cancelling leaves the last ones to `close`."""
+        while True:
+            await asyncio.sleep(_WRITE_S)
+            if ended := self.requests.taken(time.monotonic(), time.time()):
+                self._history.add_requests(ended)
 
     # -- what the scheduler asks for
 

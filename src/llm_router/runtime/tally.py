@@ -14,6 +14,7 @@ from enum import Enum
 from llm_router.core.commands import Command, StartInstance, StopInstance
 from llm_router.core.decisions import Action, Decision
 from llm_router.core.events import Event, InstanceAdopted, InstanceGone, InstanceReady
+from llm_router.history.base import RequestRecord
 from llm_router.relay.request import Kind
 
 # Upper bounds, in seconds and tokens a second. From a small embedding to an answer of a reasoning model.
@@ -22,6 +23,7 @@ FIRST_TOKENS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 1
 WAITS_S = (0.01, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0)
 RATES = (1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 60.0, 80.0, 100.0, 150.0, 200.0, 400.0)
 _NO_WAIT_S = WAITS_S[0]
+_KEPT = 2000
 PHASES_S = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0)
 
 
@@ -72,11 +74,37 @@ class ModelTally:
         yield from ((kind, outcome, count) for (kind, outcome), count in self.others.items())
 
 
+_Ended = tuple[str, Kind, str, float, float, float, float, int, int]
+
+
 class Requests:
-    """Implements `relay.recorder.Recorder`. `models`: by canonical name; "" for requests that named none."""
+    """Implements `relay.recorder.Recorder`. `models`: by canonical name; "" for requests that named none.
+
+    The last ones are kept until somebody writes them down, but no more than 2000 at a time: in a storm the counters
+    tell more than the rows.
+    """
 
     def __init__(self) -> None:
         self.models: dict[str, ModelTally] = defaultdict(ModelTally)
+        self._ended: list[_Ended] = []
+
+    def taken(self, monotonic_s: float, epoch_s: float) -> list[RequestRecord]:
+        """Those that ended since the last call. The two clocks at this moment, in seconds."""
+        ended, self._ended = self._ended, []
+        return [
+            RequestRecord(
+                at=epoch_s - (monotonic_s - now),
+                model=model,
+                kind=kind.value,
+                outcome=outcome,
+                took_s=now - since,
+                wait_s=sent_at - since if sent_at else None,
+                first_token_s=first_at - since if first_at else None,
+                prompt_tokens=prompt_n,
+                completion_tokens=completion_n,
+            )
+            for model, kind, outcome, since, sent_at, first_at, now, prompt_n, completion_n in ended
+        ]
 
     def ended(
         self,
@@ -112,6 +140,8 @@ class Requests:
             tally.rates.observe(rate)
         tally.prompt_tokens += prompt_n
         tally.completion_tokens += completion_n
+        if len(self._ended) < _KEPT:
+            self._ended.append((model, kind, outcome, since, sent_at, first_at, now, prompt_n, completion_n))
 
     def replayed(self, model: str) -> None:
         self.models[model].replays += 1
