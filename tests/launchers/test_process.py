@@ -143,6 +143,16 @@ async def test_it_inherits_no_open_file_of_ours(launcher: ProcessLauncher) -> No
     assert process.output.tail() == ["[0, 1, 2, 3]"]  # 3: the folder it is listing
 
 
+async def test_what_systemd_told_the_router_and_its_own_key_are_not_for_the_child(
+    launcher: ProcessLauncher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", "/run/systemd/notify")
+    monkeypatch.setenv("LLM_ROUTER_KEY", "admin")
+    spec = python_spec("import os;print('has', 'NOTIFY_SOCKET' in os.environ, 'LLM_ROUTER_KEY' in os.environ)")
+    process = await launcher.start(spec, identity())
+    assert await line_of(process, "has") == "has False False"
+
+
 async def test_it_gets_our_environment_its_own_and_the_token(
     launcher: ProcessLauncher, monkeypatch: pytest.MonkeyPatch
 ) -> None:

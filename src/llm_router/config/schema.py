@@ -234,7 +234,10 @@ class Config(_Section):
     min_residency: Seconds = 0.0
     """How long a model stays once it is ready, even when it is idle and another waits for its place."""
     patience: Seconds = 10.0
-    """How long a busy model keeps its turn while another model's request waits."""
+    """How long a busy model keeps its turn, at least, while another model's request waits. An expensive switch should
+    pay, so it is four times the longer of the two loads where that is more, up to `longest_turn`."""
+    longest_turn: Seconds = 60.0
+    """The most that the cost of a switch may make of `patience`. 0 leaves it at `patience`."""
     drain_timeout: Seconds = 120.0
     """How long open requests may run on once their model has to leave."""
     queue_limit: Annotated[int, Field(ge=1)] = 256

@@ -33,6 +33,7 @@ def policy(config: Config, devices: Devices, budgets: Mapping[str, int | None] |
         min_residency_s=config.min_residency,
         queue_limit=config.queue_limit,
         patience_s=config.patience,
+        patience_most_s=config.longest_turn,
         drain_timeout_s=config.drain_timeout,
     )
 

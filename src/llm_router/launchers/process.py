@@ -30,6 +30,10 @@ from llm_router.launchers.state import StateFolder, abandoned, open_state
 
 log = logging.getLogger(__name__)
 
+_OURS_ALONE = frozenset(
+    {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "CREDENTIALS_DIRECTORY", "INVOCATION_ID", "LLM_ROUTER_KEY"}
+)
+
 
 class ProcessLauncher:
     """Implements `launchers.base.Launcher` for local processes. Use it on one event loop; `close` it at the end.
@@ -122,7 +126,7 @@ class ProcessLauncher:
                 stdin=stdin,
                 stdout=stdout,
                 stderr=stdout,
-                env={**os.environ, **spec.env, TOKEN_VARIABLE: entry.token},
+                env={**_inherited(), **spec.env, TOKEN_VARIABLE: entry.token},
                 cwd=spec.directory,
                 start_new_session=True,
                 close_fds=True,
@@ -213,6 +217,11 @@ def _identify(entry: Entry, carrying: Sequence[procfs.Stat]) -> Entry | None:
         return entry if is_same and entry.boot == procfs.boot_id() else None
     leader = next((stat for stat in carrying if stat.pid == stat.session), None)
     return entry.completed(leader.pid, leader.started) if leader else None
+
+
+def _inherited() -> dict[str, str]:
+    """Our environment without what is ours alone: a child that says READY to systemd would speak for the router."""
+    return {name: value for name, value in os.environ.items() if name not in _OURS_ALONE}
 
 
 def _slug(model: str) -> str:
