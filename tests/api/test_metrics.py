@@ -88,7 +88,8 @@ class Router:
 
 
 def metrics_of(router: Router) -> Metrics:
-    return Metrics(cast("Any", router), router.catalog)
+    admin = SimpleNamespace(reloading=SimpleNamespace(problems=["a mistake"]))
+    return Metrics(cast("Any", router), router.catalog, cast("Any", admin))
 
 
 @pytest.fixture
@@ -151,6 +152,7 @@ def test_it_tells_what_is_true_now(client: TestClient) -> None:
     assert (
         found.items()
         >= {
+            "llm_router_config_problems{}": 1,
             "llm_router_open_leases{model=a}": 1,
             'llm_router_waiting_requests{model=b "2"}': 1,
             "llm_router_instance_state{model=a,state=ready}": 1,

@@ -77,6 +77,17 @@ def test_a_running_router_is_named(tmp_path: Path, router: FakeRouter) -> None:
     assert found["router"]["message"] == f"is running at {router.url}: 1, pid 7"
 
 
+def test_a_router_is_looked_for_where_the_configuration_has_it(
+    tmp_path: Path, router: FakeRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LLM_ROUTER_URL")
+    path = Path(config(tmp_path, url="http://127.0.0.1:1"))
+    whole = json.loads(path.read_text()) | {"router_port": router.server_port}
+    path.write_text(json.dumps(whole))
+    _, found = run("--config", str(path))
+    assert found["router"]["message"].startswith(f"is running at {router.url}")
+
+
 def test_a_router_that_wants_a_key_is_running_too(tmp_path: Path, router: FakeRouter) -> None:
     router.error = (401, {"error": {"message": "no key", "code": "no_key"}})
     _, found = run("--config", config(tmp_path, url="http://127.0.0.1:1"), "--url", router.url)

@@ -36,7 +36,7 @@ def routes() -> set[str]:
     nobody = cast("Any", None)
     admin = Admin(nobody, nobody, None, lambda: 0.0)
     ollama = Ollama(nobody, nobody, nobody, path_of=nobody, limit=1)
-    metrics = Metrics(nobody, nobody)
+    metrics = Metrics(nobody, nobody, admin)
     app = build(nobody, nobody, admin, ollama, Management(nobody, nobody), metrics, body_limit=1)
     described = set()
     for route in flattened(app.routes):

@@ -16,6 +16,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from llm_router import __version__
+from llm_router.api.admin import Admin
 from llm_router.api.catalog import Catalog
 from llm_router.core.views import InstanceState
 from llm_router.runtime.status import DeviceStatus
@@ -27,11 +28,13 @@ _STATES = ("unloaded", *(state.value for state in InstanceState), "failed")
 
 
 class Metrics(Collector):
-    """Implements `prometheus_client`'s collector. `catalog`: the models that are told of before anything happens."""
+    """Implements `prometheus_client`'s collector. `catalog`: the models that are told of before anything happens.
+    `admin`: knows what became of the last reload."""
 
-    def __init__(self, supervisor: Supervisor, catalog: Catalog) -> None:
+    def __init__(self, supervisor: Supervisor, catalog: Catalog, admin: Admin) -> None:
         self._supervisor = supervisor
         self._catalog = catalog
+        self._admin = admin
         self._registry = CollectorRegistry()
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
@@ -53,6 +56,10 @@ class Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         names = tuple(self._catalog.entries)
         yield InfoMetricFamily("llm_router_build", "The router's version.", {"version": __version__})
+        problems = () if self._admin.reloading is None else self._admin.reloading.problems
+        yield GaugeMetricFamily(
+            "llm_router_config_problems", "Problems of the configuration's file, as it was read last.", len(problems)
+        )
         yield from requests(self._supervisor.requests, names)
         yield from switches(self._supervisor.switches, names)
         yield from self._now(names)

@@ -122,7 +122,7 @@ async def _serve(
         admin,
         ollama,
         Management(supervisor, catalog),
-        Metrics(supervisor, catalog),
+        Metrics(supervisor, catalog, admin),
         body_limit=config.max_body,
     )
     entrance = Entrance(routes, services, config)

@@ -14,8 +14,11 @@ from rich.table import Table
 
 from llm_router.cli.client import NotRunning, Refused, RouterClient
 from llm_router.cli.guard import FAILED
+from llm_router.config import find, load
 from llm_router.doctor.finding import Finding, Verdict, ok, problem, warning
+from llm_router.errors import LlmRouterError
 
+DEFAULT_URL = "http://127.0.0.1:8002"
 _MARKS = {Verdict.OK: "[green]ok[/]", Verdict.WARNING: "[yellow]warning[/]", Verdict.PROBLEM: "[red]problem[/]"}
 
 
@@ -24,8 +27,9 @@ def doctor(
         Path | None, typer.Option("--config", "-c", help="Configuration file; else the first in the usual folders.")
     ] = None,
     url: Annotated[
-        str, typer.Option("--url", envvar="LLM_ROUTER_URL", help="Where the router listens.")
-    ] = "http://127.0.0.1:8002",
+        str | None,
+        typer.Option("--url", envvar="LLM_ROUTER_URL", help="Where the router listens, else as configured."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
 ) -> None:
     """Look at this machine: GPU and driver, engines, units, ports, files, rights, limits, the configuration, whether a
@@ -35,13 +39,22 @@ def doctor(
     """
     from llm_router.app.doctor import look
 
-    router, is_running = _router(url)
+    router, is_running = _router(url or _configured(config))
     findings = [router, *look(config, is_running=is_running)]
     if as_json:
         print(json.dumps({"findings": [finding.as_json() for finding in findings]}, indent=2))
     else:
         Console().print(shown(findings))
     raise typer.Exit(FAILED if any(finding.verdict is Verdict.PROBLEM for finding in findings) else 0)
+
+
+def _configured(given: Path | None) -> str:
+    try:
+        config = load(find(given))
+    except LlmRouterError:
+        return DEFAULT_URL
+    host = "127.0.0.1" if config.host in ("0.0.0.0", "::") else config.host  # noqa: S104 -- where it listens
+    return f"http://[{host}]:{config.router_port}" if ":" in host else f"http://{host}:{config.router_port}"
 
 
 def _router(url: str) -> tuple[Finding, bool]:
