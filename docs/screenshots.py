@@ -65,7 +65,7 @@ async def shoot(person: Browser) -> None:
     await person.open_manager()
     await save(person, "manager")
     await page.goto(f"{person.url}/admin/settings/connections", wait_until="domcontentloaded")
-    await page.get_by_label("Open modal to configure connection").first.click()
+    await page.get_by_text("Manage OpenAI API Connections").locator("xpath=following::button[2]").click()
     await page.get_by_text("Edit Connection").first.wait_for()
     await save(person, "connection")
 
