@@ -55,7 +55,7 @@ def _row(param: TyperArgument | TyperOption) -> str:
     names = [(param.metavar or param.name or "")] if is_argument else sorted(param.opts, key=len)
     default = "" if is_argument or param.default in (None, False) else f"`{param.default}`"
     if envvar := getattr(param, "envvar", None):
-        default = f"`${envvar}`, else {default}"
+        default = f"`${envvar}`" + (f", else {default}" if default else "")
     return f"| {', '.join(f'`{name}`' for name in names)} | {param.help} | {default or '–'} |"
 
 
