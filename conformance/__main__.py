@@ -21,8 +21,6 @@ from rich.console import Console
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tests/e2e"), str(ROOT / "tests/programs")]
 
-from routing import leftovers  # noqa: E402 - the paths come first
-
 from conformance import switch, table  # noqa: E402
 from conformance.cache import Cache, InstallError, Say, default_folder  # noqa: E402
 from conformance.points import POINTS, CannotRunError, Point, Subject  # noqa: E402
@@ -98,7 +96,7 @@ async def _ask_points(result: Result, prepared: Prepared, points: dict[str, Poin
                 result.points[name] = verdict = await _verdict(point, running)
                 took = f"{time.monotonic() - began:.1f} s"
                 say(f"{result.engine}: {table.words(name)}: {verdict[0]} ({took}) {verdict[1]}")
-        if left := leftovers(running.router):
+        if left := running.left():
             result.points["nothing_is_left_of_it"] = (DIFFERS, f"processes {left}")
         elif points:
             result.points["nothing_is_left_of_it"] = (WORKS, "")

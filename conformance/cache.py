@@ -84,7 +84,7 @@ class Cache:
         with log.open("ab") as output:
             output.write(f"\n# {' '.join(argv)}\n".encode())
             output.flush()
-            start, free = output.tell(), shutil.disk_usage(log).free
+            start = output.tell()
             # A group of its own, so that whatever it starts ends with it.
             process = subprocess.Popen(
                 argv,
@@ -100,8 +100,7 @@ class Cache:
                         process.wait(min(left, _TICK_S))
                         break
                     except subprocess.TimeoutExpired:
-                        took_s, grown = time.monotonic() - began, (free - shutil.disk_usage(log).free) / _GIB
-                        self.say(f"{what} … {took_s:.0f} s, {grown:.1f} GiB: {_lines(log, start)[-1][:_SHOWN]}")
+                        self.say(f"{what} … {time.monotonic() - began:.0f} s: {_lines(log, start)[-1][:_SHOWN]}")
             finally:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)

@@ -8,11 +8,12 @@ and returns in words what it measured, if anything.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,8 @@ class Subject:
     `remote`: the router doesn't start it. `keeps_server`: its process stays when the model leaves, for the next one.
     `worker`: how the name of the process begins that computes, where that isn't the one that answers; `late`: fields of
     a request that hold its first token back, where stopping that process doesn't. `stall_s`: the router's
-    `stall_timeout`.
+    `stall_timeout`. `sessions`: of every process that was seen, so that nothing of it is overlooked: engines that set
+    their own name in `ps` overwrite the environment that tells whose they are.
     """
 
     router: RouterProcess
@@ -61,13 +63,26 @@ class Subject:
     worker: str | None = None
     late: Json = field(default_factory=dict)
     stall_s: float = 120.0
+    sessions: set[int] = field(default_factory=set)
 
     async def post(self, path: str, body: Json, **headers: str) -> httpx.Response:
         async with self.router.client() as client:
             return await client.post(path, json=body, headers=headers, timeout=self.load_s)
 
     async def status(self) -> Json:
-        return (await self.router.status())[self.model]
+        return self._seen((await self.router.status())[self.model])
+
+    async def when(self, holds: Callable[[Json], bool], timeout_s: float = 15) -> Json:
+        return await self.router.when(self.model, lambda status: holds(self._seen(status)), timeout_s)
+
+    def _seen(self, status: Json) -> Json:
+        if status["pid"]:
+            self.sessions.add(status["pid"])
+        return status
+
+    def left(self) -> list[int]:
+        """Every process that belongs to this router's engines."""
+        return sorted({*leftovers(self.router), *(pid for session in self.sessions for pid in of_session(session))})
 
     async def load(self, model: str | None = None) -> list[Json]:
         """Make it ready; returns the steps that the router told. Ends a back-off too."""
@@ -82,6 +97,14 @@ class Subject:
     async def chat(self, **more: Any) -> Events:
         async with asyncio.timeout(self.load_s + 30):
             return await self.router.chat(self.model, **more)
+
+
+def of_session(session: int) -> Iterator[int]:
+    """What lives of it. Each engine has one, whose number is the pid of its first process."""
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(ProcessLookupError):
+            if entry.name.isdigit() and os.getsid(int(entry.name)) == session and is_alive(int(entry.name)):
+                yield int(entry.name)
 
 
 Point = Callable[[Subject], Awaitable[str | None]]
@@ -282,7 +305,7 @@ async def it_stops_within_its_plan_while_a_stream_runs(subject: Subject) -> str:
     await subject.load()
     pid = (await subject.status())["pid"]
     stream = asyncio.ensure_future(subject.chat(**subject.endless))  # noqa: TID251 - awaited below
-    await subject.router.when(subject.model, lambda status: status["leases"] == 1)
+    await subject.when(lambda status: status["leases"] == 1)
     began = time.monotonic()
     async with asyncio.timeout(subject.stop_s):
         await subject.unload()
@@ -300,7 +323,7 @@ async def a_load_can_be_given_up(subject: Subject) -> None:
     _only_if_started(subject)
     await subject.unload()
     waiting = asyncio.ensure_future(subject.chat())  # noqa: TID251 - cancelled below
-    await subject.router.when(subject.model, lambda status: status["state"] == "starting" and bool(status["pid"]))
+    await subject.when(lambda status: status["state"] == "starting" and bool(status["pid"]))
     pid = (await subject.status())["pid"]
     waiting.cancel()  # whoever still waited would have it loaded again
     await asyncio.gather(waiting, return_exceptions=True)
@@ -315,10 +338,10 @@ async def a_crash_while_idle_is_noticed_and_leaves_nothing(subject: Subject) -> 
     await subject.load()
     pid = (await subject.status())["pid"]
     os.kill(pid, signal.SIGKILL)
-    await subject.router.when(subject.model, lambda status: status["pid"] != pid, timeout_s=20)
+    await subject.when(lambda status: status["pid"] != pid, timeout_s=20)
 
     async def is_clean() -> bool:
-        return not leftovers(subject.router)
+        return not subject.left()
 
     await until(is_clean, 20)
     assert (await subject.chat()).text == subject.answer
@@ -338,14 +361,14 @@ async def a_crash_of_its_worker_before_the_first_token_is_unseen(subject: Subjec
     if subject.worker is None:
         raise CannotRunError("it is one process")
     await subject.load()
-    (worker,) = (pid for pid in leftovers(subject.router) if _is_called(pid, subject.worker))
+    (worker,) = (pid for pid in subject.left() if _is_called(pid, subject.worker))
     return await _killed_before_the_first_token(subject, worker)
 
 
 async def _killed_before_the_first_token(subject: Subject, pid: int) -> str:
     os.kill(pid, signal.SIGSTOP)
     waiting = asyncio.ensure_future(subject.chat(**subject.late))  # noqa: TID251 - awaited below
-    await subject.router.when(subject.model, lambda status: status["leases"] == 1)
+    await subject.when(lambda status: status["leases"] == 1)
     await asyncio.sleep(0.3)  # nothing says that the engine has read the request
     began = time.monotonic()
     os.kill(pid, signal.SIGKILL)
@@ -368,7 +391,7 @@ async def a_crash_in_a_stream_ends_it_with_an_error(subject: Subject) -> None:
     await subject.load()
     pid = (await subject.status())["pid"]
     stream = asyncio.ensure_future(subject.chat(**subject.endless))  # noqa: TID251 - awaited below
-    await subject.router.when(subject.model, lambda status: status["leases"] == 1)
+    await subject.when(lambda status: status["leases"] == 1)
     await asyncio.sleep(0.3)  # nothing says that the first token is out
     os.kill(pid, signal.SIGKILL)
     events = await stream
@@ -398,7 +421,7 @@ async def a_hang_is_noticed_and_what_has_not_begun_is_asked_again(subject: Subje
     await subject.load()
     pid = (await subject.status())["pid"]
     begun = asyncio.ensure_future(subject.router.chat(subject.model, **subject.endless))  # noqa: TID251
-    await subject.router.when(subject.model, lambda status: status["leases"] == 1)
+    await subject.when(lambda status: status["leases"] == 1)
     await asyncio.sleep(0.3)  # nothing says that the first token is out
     os.kill(pid, signal.SIGSTOP)
     began = time.monotonic()
@@ -418,28 +441,23 @@ async def a_hang_is_noticed_and_what_has_not_begun_is_asked_again(subject: Subje
 @slow
 async def a_hang_while_it_loads_is_noticed_and_told(subject: Subject) -> str:
     _only_if_started(subject)
-    pid, loading = await _stopped_while_it_loads(subject)
-    began = time.monotonic()
-    async with asyncio.timeout(subject.stall_s + 30):
-        reply = await loading
-    took_s = time.monotonic() - began
-    assert "hangs while loading" in reply.text, reply.text[-400:]
-    assert not is_alive(pid), "the process that hangs is still there"
-    assert not leftovers(subject.router), "something of it is left"
-    await subject.load()
-    assert (await subject.chat()).text == subject.answer
-    return f"{took_s:.1f} s, with a stall_timeout of {subject.stall_s:g} s"
-
-
-async def _stopped_while_it_loads(subject: Subject) -> tuple[int, asyncio.Future[httpx.Response]]:
-    """Some are ready before anyone can stop them: then once more."""
     for _ in range(10):
         await subject.unload()
         loading = asyncio.ensure_future(subject.post("/admin/load", {"model": subject.model}))  # noqa: TID251
-        starting = await subject.router.when(subject.model, lambda status: bool(status["pid"]))
-        os.kill(starting["pid"], signal.SIGSTOP)
-        if (await subject.status())["state"] == "starting":
-            return starting["pid"], loading
-        os.kill(starting["pid"], signal.SIGCONT)
-        await loading
-    raise CannotRunError("it is ready before it can be stopped")
+        pid = (await subject.when(lambda status: bool(status["pid"])))["pid"]
+        os.kill(pid, signal.SIGSTOP)
+        began = time.monotonic()
+        async with asyncio.timeout(subject.stall_s + 60):
+            reply = await loading
+        took_s = time.monotonic() - began
+        if "hangs while loading" in reply.text:
+            break
+        os.kill(pid, signal.SIGCONT)
+        assert json.loads(reply.text.splitlines()[-1]).get("ready"), reply.text[-400:]
+    else:
+        raise CannotRunError("it is ready before it can be stopped")
+    assert not is_alive(pid), "the process that hangs is still there"
+    assert not subject.left(), "something of it is left"
+    await subject.load()
+    assert (await subject.chat()).text == subject.answer
+    return f"{took_s:.1f} s, with a stall_timeout of {subject.stall_s:g} s"

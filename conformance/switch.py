@@ -18,6 +18,7 @@ from routing import Events, RouterProcess, is_alive, leftovers, numbers
 
 from conformance import real
 from conformance.install import COUNT
+from conformance.points import of_session
 from conformance.real import Prepare, Prepared
 from conformance.result import DIFFERS, WORKS, Result
 
@@ -41,6 +42,7 @@ async def run(result: Result, stops: Mapping[str, Prepared], folder: Path, say: 
     router = RouterProcess(folder, models, backends=backends, **real.SETTINGS)
     await router.start()
     received = ""
+    sessions: set[int] = set()
     try:
         for number, (before, after) in enumerate(zip((None, *TOUR[:-1]), TOUR, strict=True), start=1):
             name = f"{number}. {before or 'nothing'} → {after}"
@@ -50,11 +52,12 @@ async def run(result: Result, stops: Mapping[str, Prepared], folder: Path, say: 
                 result.points[name] = DIFFERS, f"{type(error).__name__}: {error}"[:600]
             else:
                 result.points[name] = WORKS, said
+                sessions.add((await router.status())[_model(after)]["pid"])
                 received += f"== {name}\n{events.content.replace(chr(0x2063), '')}\n\n"
             say(f"{NAME}: {name}: {': '.join(result.points[name])}")
     finally:
         await router.stop()
-    left = leftovers(router)
+    left = [*leftovers(router), *(pid for session in sessions for pid in of_session(session))]
     result.points["nothing_is_left_of_it"] = (DIFFERS, f"processes {left}") if left else (WORKS, "")
     return received
 

@@ -56,6 +56,7 @@ def _subject(router: RouterProcess, **more: Any) -> Subject:
         "other": "other",
         "other_answer": numbers("other", COUNT),
         "refused": {"fault": "error400"},
+        "endless": {"ignore_eos": True, "max_tokens": 20_000},
         "late": {"fault": "slow:1500"},
         "stall_s": 4.0,
     }
