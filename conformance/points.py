@@ -361,6 +361,7 @@ async def a_crash_of_its_worker_before_the_first_token_is_unseen(subject: Subjec
     if subject.worker is None:
         raise CannotRunError("it is one process")
     await subject.load()
+    await subject.status()  # and its session is known
     (worker,) = (pid for pid in subject.left() if _is_called(pid, subject.worker))
     return await _killed_before_the_first_token(subject, worker)
 
