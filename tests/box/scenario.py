@@ -95,6 +95,14 @@ def pid_of(unit: str) -> int:
     return int(show(unit, "MainPID"))
 
 
+def kill(unit: str, number: signal.Signals = signal.SIGKILL) -> int:
+    """Its main process; the number that it had."""
+    pid = pid_of(unit)
+    assert pid, f"{unit} doesn't run"
+    os.kill(pid, number)
+    return pid
+
+
 def state_of(model: str) -> str:
     with contextlib.suppress(OSError):
         return next(one["state"] for one in ask("/admin/status")["models"] if one["id"] == model)
@@ -224,8 +232,7 @@ def a_switch_between_two_units_stops_the_one_and_starts_the_other() -> str:
 
 @seen
 def a_killed_router_comes_back_and_takes_over_without_a_load() -> str:
-    engine, router = pid_of("llamacpp"), pid_of("llm-router")
-    os.kill(router, signal.SIGKILL)
+    engine, router = pid_of("llamacpp"), kill("llm-router")
     took = until(lambda: pid_of("llm-router") not in (0, router) and answers(), "the router is back")
     until(lambda: state_of("a") == "ready", "it took over")
     assert "tiny-a" in chat("a")
@@ -262,7 +269,7 @@ def an_engine_killed_mid_stream_ends_the_stream_with_an_error_and_is_started_aga
     for line in stream("a"):
         lines.append(line)
         if not killed and '"content":" 3' in line.replace('": "', '":"'):
-            os.kill(pid_of("llamacpp"), signal.SIGKILL)
+            kill("llamacpp")
             killed = True
     assert killed, lines[:20]
     assert any('"error"' in line for line in lines) or any("300" in line for line in lines), lines[-5:]
@@ -278,7 +285,7 @@ def an_engine_killed_mid_load_is_told_at_once() -> str:
     until(lambda: state_of("slow") == "starting" and pid_of("llamacpp"), "it loads")
     until(lambda: "waiting" in run("llm-router", "logs", "slow", "--url", URL, check=False), "its line is seen")
     began = time.monotonic()
-    os.kill(pid_of("llamacpp"), signal.SIGKILL)
+    kill("llamacpp")
     asking.join(30)
     took = time.monotonic() - began
     assert "SIGKILL" in json.dumps(found), found
@@ -290,17 +297,15 @@ def an_engine_killed_mid_load_is_told_at_once() -> str:
 def everything_killed_at_once_is_no_reason_to_stay_away() -> None:
     chat("a")
     for unit in ("llm-router", "llamacpp"):
-        os.kill(pid_of(unit), signal.SIGKILL)
+        kill(unit)
     until(answers, "the router is back")
     assert "tiny-a" in chat("a")
 
 
 @seen
 def a_router_that_hangs_is_restarted_by_the_watchdog() -> str:
-    router = pid_of("llm-router")
-    run("mkdir", "-p", "/run/systemd/system/llm-router.service.d")
     assert show("llm-router", "WatchdogUSec") == "30s"
-    os.kill(router, signal.SIGSTOP)
+    router = kill("llm-router", signal.SIGSTOP)
     return f"{until(lambda: pid_of('llm-router') not in (0, router) and answers(), 'restarted', 60):.0f} s"
 
 

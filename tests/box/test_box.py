@@ -33,6 +33,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
     from llm_router.models import tiny  # needs the packages of the demo
 
     models = tmp_path_factory.mktemp("models")
+    models.chmod(0o755)  # the service isn't root
     for seed, name in enumerate(("tiny-a", "tiny-b"), 1):
         tiny.write(models / f"{name}.gguf", name=name, seed=seed)
     command = ["python3", "/source/tests/box/scenario.py", "/source", "/models"]
