@@ -78,9 +78,9 @@ def test_servers_that_we_start_from_one_folder_may_run_side_by_side() -> None:
     assert [found[name].seats for name in "abc"] == [frozenset(), frozenset(), {"port 5001"}]
 
 
-def test_models_of_one_unit_take_turns_on_it() -> None:
-    units = {"a": model(service="llm.service", script="/a.sh"), "b": model(service="llm.service", script="/b.sh")}
-    assert [found.seats for found in made(units).values()] == [{"service llm.service"}] * 2
+def test_models_of_one_unit_take_turns_on_it_however_it_is_written() -> None:
+    units = {"a": model(service="llm", script="/a.sh"), "b": model(service="llm.service", script="/b.sh")}
+    assert [found.seats for found in made(units).values()] == [{"service llm"}] * 2
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-import msgspec
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 
@@ -18,10 +17,11 @@ from llm_router import __version__
 from llm_router.api import explain
 from llm_router.api.catalog import Catalog, Entry
 from llm_router.api.errors import body_of
+from llm_router.api.named import entry_named_in, entry_of
 from llm_router.config.problems import Problem
 from llm_router.config.reload import Difference
 from llm_router.core.views import Snapshot
-from llm_router.errors import ConfigError, InvalidRequest, LlmRouterError, ModelNotFound, UnsupportedMediaType
+from llm_router.errors import ConfigError, InvalidRequest, LlmRouterError
 from llm_router.relay.lease import Upstream
 from llm_router.runtime.supervisor import Supervisor
 
@@ -45,10 +45,6 @@ class Reloading(Protocol):
     @property
     def needs_restart(self) -> Sequence[str]: ...
     async def reload(self) -> Reloaded: ...
-
-
-class _Named(msgspec.Struct):
-    model: str
 
 
 class _Loaded:
@@ -143,7 +139,7 @@ class Admin:
 
     async def load(self, request: Request) -> StreamingResponse:
         """Make a model ready. Answers with a line of JSON for each step; the last has `ready` or `error`."""
-        entry = await self._named(request)
+        entry = await entry_named_in(request, self._catalog)
         return StreamingResponse(self._loading(entry.name), media_type="application/x-ndjson")
 
     async def _loading(self, model: str) -> AsyncIterator[bytes]:
@@ -168,7 +164,7 @@ class Admin:
 
     async def unload(self, request: Request) -> JSONResponse:
         """Unload a model after its running requests; answers when it is gone."""
-        entry = await self._named(request)
+        entry = await entry_named_in(request, self._catalog)
         instance = self._supervisor.instance_of(entry.name)
         if instance is not None:
             self._supervisor.unload(entry.name)
@@ -194,7 +190,7 @@ class Admin:
 
     async def logs(self, model: str, follow: int = 0, lines: int = 50) -> StreamingResponse:
         """The output of the model's server, as plain text; `follow=1` goes on until the instance is gone."""
-        entry = self._find(model)
+        entry = entry_of(model, self._catalog)
         return StreamingResponse(
             self._log_lines(entry.name, bool(follow), lines), media_type="text/plain; charset=utf-8"
         )
@@ -213,33 +209,17 @@ class Admin:
 
     async def why(self, model: str) -> dict[str, Any]:
         """What the model waits for, what it needs, where that room is, and the last decisions about it."""
-        found = self._supervisor.handle.scheduler.why(self._find(model).name)
+        found = self._supervisor.handle.scheduler.why(entry_of(model, self._catalog).name)
         assert found is not None, "what the catalogue has, the scheduler knows"
         return explain.why(found, self._clocks())
 
     async def decisions(self, model: str | None = None) -> dict[str, Any]:
         """The last decisions with their reasons, oldest first; `model`: only those about it."""
-        name = None if model is None else self._find(model).name
+        name = None if model is None else entry_of(model, self._catalog).name
         return {"decisions": explain.decisions(self._supervisor.handle.scheduler.decisions(name), self._clocks())}
 
     def _clocks(self) -> explain.Clocks:
         return explain.Clocks(self._now(), time.time())
-
-    async def _named(self, request: Request) -> Entry:
-        # A browser sends such a type to another origin only after asking, so no web page can call this.
-        if "json" not in request.headers.get("content-type", ""):
-            raise UnsupportedMediaType('cannot read this: send JSON with "Content-Type: application/json"')
-        try:
-            named = msgspec.json.decode(await request.body(), type=_Named)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise InvalidRequest('cannot read this: send {"model": "NAME"}') from error
-        return self._find(named.model)
-
-    def _find(self, name: str) -> Entry:
-        entry = self._catalog.find(name)
-        if entry is None:
-            raise ModelNotFound(f"cannot find the model {name!r}: `llm-router status` lists them", param="model")
-        return entry
 
 
 def _listed(problems: Sequence[Problem]) -> list[dict[str, Any]]:

@@ -16,20 +16,15 @@ import msgspec
 from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
 
-from llm_router.api.catalog import Catalog, Entry
-from llm_router.errors import InvalidRequest, ModelNotFound, NotSupported, UnsupportedMediaType
-from llm_router.relay.asgi import read_body
+from llm_router.api.catalog import Catalog
+from llm_router.api.named import entry_named_in
+from llm_router.errors import NotSupported
 from llm_router.runtime.supervisor import Supervisor
 
 _TICK_S = 0.1
-_LARGEST = 64 * 1024  # bytes of a request, which is the name of a model
 _PING_S = 15.0  # llama-server sends none; proxies cut a connection that is silent for a minute
 
 _encode = msgspec.json.Encoder().encode
-
-
-class _Named(msgspec.Struct):
-    model: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,12 +61,12 @@ class Management:
 
     async def load(self, request: Request) -> dict[str, bool]:
         """Begin to load a model. What is loaded already stays so."""
-        self._supervisor.load((await self._named(request)).name)
+        self._supervisor.load((await entry_named_in(request, self._catalog)).name)
         return {"success": True}
 
     async def unload(self, request: Request) -> dict[str, bool]:
         """Unload a model once its running requests are done; one that is still loading at once."""
-        self._supervisor.unload((await self._named(request)).name)
+        self._supervisor.unload((await entry_named_in(request, self._catalog)).name)
         return {"success": True}
 
     async def download(self) -> None:
@@ -119,19 +114,6 @@ class Management:
                     stage="" if loading is None else loading.stage,
                 )
         return found
-
-    async def _named(self, request: Request) -> Entry:
-        # A browser sends such a type to another origin only after asking, so no web page can call this.
-        if "json" not in request.headers.get("content-type", ""):
-            raise UnsupportedMediaType('cannot read this: send JSON with "Content-Type: application/json"')
-        try:
-            named = msgspec.json.decode(await read_body(request.receive, _LARGEST) or b"", type=_Named)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise InvalidRequest('cannot read this: send {"model": "NAME"}') from error
-        entry = self._catalog.find(named.model)
-        if entry is None:
-            raise ModelNotFound(f"cannot find the model {named.model[:200]!r}: GET /models lists them", param="model")
-        return entry
 
 
 def changes(before: Mapping[str, Phase], now: Mapping[str, Phase]) -> list[bytes]:

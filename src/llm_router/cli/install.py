@@ -87,7 +87,7 @@ class Installer:
         url = _url(settled)
         self._warn_of_unreadable(settled)
         if proven:
-            said = proof.chat(url, _tell, key=os.environ.get("LLM_ROUTER_API_KEY"))
+            said = proof.chat(url, _tell, key=os.environ.get("LLM_ROUTER_KEY"))
             print(f"It works. {said}" if said else "It answers; there is no model to ask, or it wants a key.")
         self._say_whats_next(url)
 

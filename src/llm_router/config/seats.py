@@ -27,7 +27,7 @@ def seats(config: Config, name: str) -> frozenset[str]:
     if model.url is None and port is not None:
         found.add(f"port {port}")
     if model.service is not None:
-        found.add(f"service {model.service}")
+        found.add(f"service {model.service.removesuffix('.service')}")
     if model.url and model.backend in _ONE_MODEL_SERVERS:
         found.add(f"server {model.url[0].rstrip('/')}")
     return frozenset(found)
