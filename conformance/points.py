@@ -361,9 +361,12 @@ async def a_crash_of_its_worker_before_the_first_token_is_unseen(subject: Subjec
     if subject.worker is None:
         raise CannotRunError("it is one process")
     await subject.load()
-    await subject.status()  # and its session is known
+    server = (await subject.status())["pid"]
     (worker,) = (pid for pid in subject.left() if _is_called(pid, subject.worker))
-    return await _killed_before_the_first_token(subject, worker)
+    try:
+        return await _killed_before_the_first_token(subject, worker)
+    finally:  # else the next point meets a server that is about to end
+        await subject.when(lambda status: status["pid"] != server, 30)
 
 
 async def _killed_before_the_first_token(subject: Subject, pid: int) -> str:

@@ -8,6 +8,9 @@ Its port refuses until it is ready; then `/health` is 200 with an empty body. Th
 After a SIGTERM the port refuses at once, a running stream stalls without another byte, and the server waits until its
 client has left (seen for as long as the client had patience). Idle it is gone at once.
 
+When its engine dies, whoever waits is told so at once: by a 500, or in a stream of 200 by an error and [DONE], before
+the first token or after it. A moment later the server has ended too.
+
 Beside the engine's own options, and those of `fake_server`:
   --shards N            lines of the progress bar (4)
   --free-memory GIB     what the device has left, of 23.5: below --gpu-memory-utilization it refuses to start
@@ -116,6 +119,8 @@ class FakeVLLM(FakeServer):
     def on_engine_gone(self) -> None:
         self.is_engine_dead = has_ended(self.engine)
         if self.is_engine_dead and not self.is_leaving:
+            for exchange in self.open:
+                exchange.give_up()
             asyncio.get_running_loop().call_later(WATCHDOG_S, os._exit, 1)
 
     def log(self, text: str) -> None:
@@ -141,7 +146,13 @@ class FakeVLLM(FakeServer):
             try:
                 await self.infer(exchange)
             except GivenUp:
-                await exchange.wait_until_left()
+                if not self.is_engine_dead:
+                    await exchange.wait_until_left()
+                elif request.body.get("stream"):
+                    await exchange.begin_stream(self.stream_kind)
+                    await self.end_given_up(exchange, 0)
+                else:
+                    await exchange.json(500, self.dead())
 
     async def answer_get(self, exchange: Exchange) -> None:
         match exchange.request.path:
@@ -162,10 +173,18 @@ class FakeVLLM(FakeServer):
                 await exchange.json(404, {"detail": "Not Found"})
 
     async def end_given_up(self, exchange: Exchange, sent: int) -> None:
-        """Its engine is gone, so nothing more comes; the connection stays."""
-        await exchange.wait_until_left()
+        """Told to leave, it says nothing more, and the connection stays."""
+        if not self.is_engine_dead:
+            await exchange.wait_until_left()
+        await self.event(exchange, self.dead())
+        await exchange.part(b"data: [DONE]\n\n")
+        await exchange.end_stream()
 
     # -- what it says
+
+    def dead(self) -> Json:
+        words = "EngineCore encountered an issue. See stack trace (above) for the root cause."
+        return self.error(words, "InternalServerError", 500)
 
     def error(self, message: str, kind: str, code: int, param: str | None = None) -> Json:
         return {"error": {"message": message, "type": kind, "param": param, "code": code}}
