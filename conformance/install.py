@@ -101,11 +101,12 @@ def gguf(cache: Cache, name: str) -> Path:
     return path
 
 
-def hugging_face(cache: Cache, python: Path, name: str) -> Path:
+def hugging_face(cache: Cache, python: Path, name: str, shards: int = 1) -> Path:
     """Written by an engine's own interpreter, because ours has no torch."""
-    folder = cache.folder / "models" / f"{name}-hf"
+    folder = cache.folder / "models" / (f"{name}-hf" if shards == 1 else f"{name}-{shards}-hf")
     if not (folder / "generation_config.json").exists():  # the last file that is written
         argv = [str(python), str(HERE / "tiny_hf.py"), str(folder), "--name", name, "--count", str(COUNT)]
+        argv += ["--shards", str(shards)]
         cache.run(f"making a known-answer model, {name}", argv)
     return folder
 

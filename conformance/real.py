@@ -91,11 +91,11 @@ def llama_server(cache: Cache, name: str = NAME) -> Prepared:
     )
 
 
-def vllm(cache: Cache, name: str = NAME) -> Prepared:
+def vllm(cache: Cache, name: str = NAME, shards: int = 1) -> Prepared:
     python = install.vllm(cache)
     model = {
         "backend": "vllm",
-        "path": str(install.hugging_face(cache, python, name)),
+        "path": str(install.hugging_face(cache, python, name, shards)),
         "context_length": CONTEXT,
         "api_key": KEY,
         "args": ["--enforce-eager", "--distributed-executor-backend", "uni"],
@@ -115,11 +115,11 @@ def vllm(cache: Cache, name: str = NAME) -> Prepared:
     )
 
 
-def sglang(cache: Cache, name: str = NAME) -> Prepared:
+def sglang(cache: Cache, name: str = NAME, shards: int = 1) -> Prepared:
     python = install.sglang(cache)
     model = {
         "backend": "sglang",
-        "path": str(install.hugging_face(cache, python, name)),
+        "path": str(install.hugging_face(cache, python, name, shards)),
         "context_length": CONTEXT,
         "api_key": KEY,
         "args": [

@@ -26,11 +26,11 @@ NAME = "switch from engine to engine"
 # Each serves a model of a name of its own, so that an answer from the wrong one would be known.
 STOPS: Mapping[str, Prepare] = {
     "llama-server": partial(real.llama_server, name="on-llama-server"),
-    "vLLM": partial(real.vllm, name="on-vllm"),
-    "SGLang": partial(real.sglang, name="on-sglang"),
+    "vLLM": partial(real.vllm, name="on-vllm", shards=6),
+    "SGLang": partial(real.sglang, name="on-sglang", shards=6),
 }
 TOUR = ("llama-server", "vLLM", "SGLang", "llama-server", "vLLM")
-_LOADING = re.compile(r"⏳ Loading model\.\.\. \d+s / \d+s")
+_WAITING = re.compile(r"⏳ (?:Loading model\.\.\. \d+s / \d+s|Switching models\.\.\. \d+s)")
 _READY = re.compile(r"✓ Model ready! \(([\d.]+)s\)")
 _FIGURES = re.compile(r"\[Performance: .*\]")
 
@@ -77,7 +77,7 @@ async def _switch(
     assert events.error is None, events.error
     assert events.text == numbers(model, COUNT), events.text
     ready, figures = _READY.search(events.written), _FIGURES.search(events.written)
-    assert _LOADING.search(events.written), events.written
+    assert _WAITING.search(events.written), events.written
     assert ready is not None, events.written
     assert figures is not None, events.written
     finish = next(chunk for chunk in events.chunks if chunk.get("usage"))
@@ -88,7 +88,7 @@ async def _switch(
     assert not is_known or not traits.get("percent") or "about " in events.written, "an estimate was due"
     if old is not None:
         assert not is_alive(old["pid"]), f"{before} is still there"
-    percent = f", seen at {', '.join(f'{100 * one:.0f} %' for one in dict.fromkeys(told))}" if told else ""
+    percent = f", status at {', '.join(f'{100 * one:.0f} %' for one in dict.fromkeys(told))}" if told else ""
     return events, f"{took_s:.1f} s to the end of the answer, ready after {ready[1]} s{percent}; `{figures[0]}`"
 
 
@@ -97,7 +97,6 @@ async def _fractions(router: RouterProcess, model: str, chat: asyncio.Future[Any
     while not chat.done():
         fraction = (await router.status())[model]["fraction"]
         told += [] if fraction is None else [fraction]
-        await asyncio.wait([chat], timeout=0.05)
     return told
 
 

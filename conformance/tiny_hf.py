@@ -1,10 +1,12 @@
 """Writes a known-answer model as a Hugging Face folder, for engines that read no GGUF. Run by the engine's own Python:
 
-    python conformance/tiny_hf.py FOLDER --name NAME [--count 60]
+    python conformance/tiny_hf.py FOLDER --name NAME [--count 60] [--shards 6]
 
 It answers every chat with ` I am NAME: 1 2 3 … COUNT` and then the end token, in COUNT + 3 tokens, as the GGUF models
 of `llm_router.models.tiny_weights` do and by the same trick: each token's output row points at the embedding of the
 token before it in the answer. A program of its own because only the engine's environment has torch and tokenizers.
+
+With several shards it is 300 MB, so that its load takes long enough to be seen.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-WIDTH, FEED_FORWARD, LAYERS, HEADS, CONTEXT = 256, 512, 2, 4, 2048
+WIDTH, LAYERS, HEADS, CONTEXT = 256, 2, 4, 2048
+FEED_FORWARD, LARGE_FEED_FORWARD = 512, 48 * 1024
 ROLES = ("system", "developer", "user", "assistant", "tool")
 TEMPLATE = (
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] or '' }}</s>{% endfor %}"
@@ -32,11 +35,13 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--name", required=True)
     parser.add_argument("--count", type=int, default=60)
+    parser.add_argument("--shards", type=int, default=1)
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     reply = tokens(options.folder, options.name, options.count)
-    weights(options.folder, reply)
-    describe(options.folder, reply[-1] + 1)
+    feed_forward = FEED_FORWARD if options.shards == 1 else LARGE_FEED_FORWARD
+    save(options.folder, weights(reply, feed_forward), options.shards)
+    describe(options.folder, reply[-1] + 1, feed_forward)
 
 
 def tokens(folder: Path, name: str, count: int) -> list[int]:
@@ -63,7 +68,7 @@ def tokens(folder: Path, name: str, count: int) -> list[int]:
     return list(range(len(words) - len(pieces), len(words)))
 
 
-def weights(folder: Path, reply: list[int]) -> None:
+def weights(reply: list[int], feed_forward: int) -> dict[str, torch.Tensor]:
     torch.manual_seed(1)
     size = reply[-1] + 1
     embedding = torch.nn.functional.normalize(torch.randn(size, WIDTH))
@@ -84,21 +89,30 @@ def weights(folder: Path, reply: list[int]) -> None:
         for part in ("q_proj", "k_proj", "v_proj", "o_proj"):
             found[f"{at}.self_attn.{part}.weight"] = torch.randn(WIDTH, WIDTH) * (WHISPER if part == "o_proj" else 0.02)
         for part in ("gate_proj", "up_proj"):
-            found[f"{at}.mlp.{part}.weight"] = torch.randn(FEED_FORWARD, WIDTH) * 0.02
-        found[f"{at}.mlp.down_proj.weight"] = torch.randn(WIDTH, FEED_FORWARD) * WHISPER
+            found[f"{at}.mlp.{part}.weight"] = torch.randn(feed_forward, WIDTH) * 0.02
+        found[f"{at}.mlp.down_proj.weight"] = torch.randn(WIDTH, feed_forward) * WHISPER
         for part in ("input_layernorm", "post_attention_layernorm"):
             found[f"{at}.{part}.weight"] = torch.ones(WIDTH)
-    save_file(
-        {name: tensor.contiguous() for name, tensor in found.items()}, folder / "model.safetensors", {"format": "pt"}
-    )
+    return {name: tensor.contiguous() for name, tensor in found.items()}
 
 
-def describe(folder: Path, size: int) -> None:
+def save(folder: Path, found: dict[str, torch.Tensor], shards: int) -> None:
+    """The largest go to one shard after the other."""
+    names = sorted(found, key=lambda name: -found[name].numel())
+    where = {name: f"model-{1 + at % shards:05}-of-{shards:05}.safetensors" for at, name in enumerate(names)}
+    for file in sorted(set(where.values())):
+        save_file({name: found[name] for name in names if where[name] == file}, folder / file, {"format": "pt"})
+    size = sum(tensor.numel() * tensor.element_size() for tensor in found.values())
+    index = {"metadata": {"total_size": size}, "weight_map": where}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def describe(folder: Path, size: int, feed_forward: int) -> None:
     config = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
         "hidden_size": WIDTH,
-        "intermediate_size": FEED_FORWARD,
+        "intermediate_size": feed_forward,
         "num_hidden_layers": LAYERS,
         "num_attention_heads": HEADS,
         "num_key_value_heads": HEADS,
