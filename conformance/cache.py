@@ -100,14 +100,14 @@ class Cache:
                         process.wait(min(left, _TICK_S))
                         break
                     except subprocess.TimeoutExpired:
-                        self.say(f"{what} … {time.monotonic() - began:.0f} s: {_lines(log, start)[-1][:_SHOWN]}")
+                        self.say(f"{what} … {time.monotonic() - began:.0f} s: {_news(log, start)[:_SHOWN]}")
             finally:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
         if process.returncode != 0:
             reason = "it took too long" if left <= 0 else _reason(_lines(log, start))
-            raise InstallError(f"cannot do this: {what}: {reason} (all of it: {log}); the same command goes on with it")
+            raise InstallError(f"cannot finish “{what}”: {reason} (all of it: {log}); the same command goes on with it")
 
 
 def default_folder() -> Path:
@@ -129,4 +129,8 @@ def _lines(log: Path, start: int) -> list[str]:
     with log.open("rb") as file:
         file.seek(start)
         lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
-    return [line for line in lines if not line.startswith("WARNING:")] or ["it said nothing"]
+    return lines or ["it said nothing"]
+
+
+def _news(log: Path, start: int) -> str:
+    return next((line for line in reversed(_lines(log, start)) if not line.startswith("WARNING:")), "")

@@ -38,7 +38,7 @@ def show(console: Console, results: list[Result]) -> None:
         table.add_column(f"{result.engine}\n[dim]{result.version or 'not run'}[/]", justify="center")
     for name in _names(columns):
         table.add_row(words(name), *(_SIGNS[result.points.get(name, (CANNOT_RUN,))[0]] for result in columns))
-    if columns:
+    if any(result.points for result in columns):
         console.print(table)
     for line in _remarks(results, tours):
         console.print(line, markup=False)
