@@ -70,6 +70,7 @@ class RouterProcess:
         self.config = folder / "router_config.json"
         settings.setdefault("router_port", 0)
         settings.setdefault("memory", "exclusive")  # the models are small, and the tests are about taking turns
+        settings.setdefault("longest_turn", "0s")  # turns are as long as a test says, however slow the machine loads
         settings.setdefault("state_dir", str(folder / "state"))
         self.config.write_text(json.dumps({**settings, "models": models}))
         self.process: Child | None = None
