@@ -70,6 +70,16 @@ async def test_written_in_place(bell: Hang, tmp_path: Path) -> None:
     await heard.next()
 
 
+async def test_what_was_read_and_taken_back_within_a_pause_is_a_change(bell: Hang, tmp_path: Path) -> None:
+    file = tmp_path / "c.json"
+    file.write_text("1")
+    heard = bell(file)
+    file.write_text("2")
+    heard.watch.forget()  # who reads it now sees a 2
+    file.write_text("1")
+    await heard.next()
+
+
 async def test_replaced_as_editors_do(bell: Hang, tmp_path: Path) -> None:
     file = tmp_path / "c.json"
     file.write_text("1")

@@ -97,6 +97,7 @@ class Reloader:
         self._started_with = running.config
         self._busy = asyncio.Lock()
         self._is_asked = False
+        self._watch: FileWatch | None = None
         self.problems: list[Problem] = []
         self.needs_restart: tuple[str, ...] = ()
 
@@ -119,8 +120,35 @@ class Reloader:
     async def reload(self) -> Reloaded:
         """Read the file and do what it says. Waits for a reload that runs already, and for the reading; what has to
         leave leaves later. Cancelling leaves the configuration as it was, or as it is now, whole."""
+        if self._watch is not None:
+            self._watch.forget()
         async with self._busy:
             return await self._reload()
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Reloads on SIGHUP and when the file has changed."""
+        loop = asyncio.get_running_loop()
+        try:
+            self._watch = FileWatch(self._path, self.ask)
+        except OSError as error:
+            _log.warning("cannot watch %s: %s; after a change run `llm-router reload`", self._path, error.strerror)
+        is_main = threading.current_thread() is threading.main_thread()
+        if is_main:
+            loop.add_signal_handler(signal.SIGHUP, self._hang_up)
+        try:
+            yield
+        finally:
+            if self._watch is not None:
+                self._watch.close()
+                self._watch = None
+            if is_main:
+                loop.remove_signal_handler(signal.SIGHUP)
+
+    def _hang_up(self) -> None:
+        if self._watch is not None:
+            self._watch.forget()
+        self.ask()
 
     async def _reload(self) -> Reloaded:
         self._notifier.reloading()
@@ -211,26 +239,6 @@ class Reloader:
         for name in new.difference.added:
             if config.models[name].preload:
                 running.supervisor.load(name)
-
-
-@contextmanager
-def watching(path: Path, reload: Callable[[], None]) -> Iterator[None]:
-    """Calls `reload` on SIGHUP and when the file has changed."""
-    loop, watch = asyncio.get_running_loop(), None
-    try:
-        watch = FileWatch(path, reload)
-    except OSError as error:
-        _log.warning("cannot watch %s: %s; after a change run `llm-router reload`", path, error.strerror)
-    is_main = threading.current_thread() is threading.main_thread()
-    if is_main:
-        loop.add_signal_handler(signal.SIGHUP, reload)
-    try:
-        yield
-    finally:
-        if watch is not None:
-            watch.close()
-        if is_main:
-            loop.remove_signal_handler(signal.SIGHUP)
 
 
 def _whole(path: Path, error: ConfigError) -> Problem:

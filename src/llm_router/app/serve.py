@@ -26,7 +26,7 @@ from llm_router.api.ollama import Ollama
 from llm_router.api.openai import TARGETS
 from llm_router.app import notify, parts, remote
 from llm_router.app.entrance import Entrance
-from llm_router.app.reload import Reloader, Running, watching
+from llm_router.app.reload import Reloader, Running
 from llm_router.backends import registry
 from llm_router.config import room, specs
 from llm_router.config.schema import Config
@@ -203,7 +203,7 @@ async def _serve(
                 path, running, overrides=overrides, check=entrance.check, follow=follow, notifier=notifier
             )
             admin.reloading = reloader
-            stack.enter_context(watching(path, reloader.ask))
+            stack.enter_context(reloader.watching())
         try:
             await server.serve(sockets=[listener])
         finally:

@@ -32,6 +32,8 @@ _EVENTS = (
     | Mask.MOVE_SELF
 )
 
+_Fingerprint = tuple[str, bytes | int | None]
+
 
 class FileWatch:
     """Calls `on_change` on the running loop, soon after the file has changed. `close` it.
@@ -46,8 +48,13 @@ class FileWatch:
         self._loop = asyncio.get_running_loop()
         self._pause: asyncio.TimerHandle | None = None
         self._inotify = _watching(folders(self._path))
-        self._seen = _fingerprint(self._path)
+        self._seen: _Fingerprint | None = _fingerprint(self._path)
         self._listen()
+
+    def forget(self) -> None:
+        """Somebody else has read the file, who knows in which state: whatever is there when something happens next
+        counts as a change. Without this, a change that is read and taken back within a pause would stay in force."""
+        self._seen = None
 
     def close(self) -> None:
         """Idempotent."""
@@ -119,7 +126,7 @@ def _watching(places: list[Path]) -> Inotify:
     return inotify
 
 
-def _fingerprint(path: Path) -> tuple[str, bytes | int | None]:
+def _fingerprint(path: Path) -> _Fingerprint:
     """Its real place (relative paths in it start there) and its content, or why that can't be read."""
     place = os.path.realpath(path)
     try:
