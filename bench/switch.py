@@ -150,8 +150,10 @@ def _noted(result: Switching) -> Iterator[None]:
 
 @contextmanager
 def _serving(processes: Processes, name: str, models: Mapping[str, object], folder: Path) -> Iterator[Endpoint]:
-    """The router with these models for as long as the block lasts; a failure inside is told with the router's log."""
-    running = router.start(processes, name, models, folder)
+    """The router with these models for as long as the block lasts; a failure inside is told with the router's log.
+
+    One model at a time: these backends are so small that they would all be loaded side by side once that is known."""
+    running = router.start(processes, name, models, folder, memory="exclusive")
     try:
         yield Endpoint(port=running.port)
     except BenchFailed as error:
