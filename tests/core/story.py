@@ -27,6 +27,7 @@ from llm_router.core.events import (
     InstanceAdopted,
     InstanceGone,
     InstanceReady,
+    KeepRequested,
     LoadRequested,
     MemoryMeasured,
     ModelsChanged,
@@ -132,6 +133,9 @@ class Story:
 
     def unload(self, model: str) -> None:
         self.post(UnloadRequested(at=self.now, model=model))
+
+    def keep(self, model: str, keep_s: float) -> None:
+        self.post(KeepRequested(at=self.now, model=model, keep_s=keep_s))
 
     def crash(self, model: str, error: str = "CUDA out of memory", *, out_of_memory: bool = False) -> None:
         instance = self.instance_of(model)

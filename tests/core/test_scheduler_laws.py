@@ -6,6 +6,7 @@ nobody may be left waiting.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from hypothesis import HealthCheck, settings
@@ -19,6 +20,7 @@ from llm_router.core.events import (
     InstanceAdopted,
     InstanceGone,
     InstanceReady,
+    KeepRequested,
     LoadRequested,
     MemoryMeasured,
     ModelsChanged,
@@ -176,6 +178,10 @@ class Anything(RuleBasedStateMachine):
     @rule(name=st.sampled_from(NAMES))
     def someone_unloads(self, name: str) -> None:
         self.post(UnloadRequested(at=self.now, model=name))
+
+    @rule(name=st.sampled_from(NAMES), keep_s=st.sampled_from([0.0, 5.0, 60.0, math.inf]))
+    def someone_keeps(self, name: str, keep_s: float) -> None:
+        self.post(KeepRequested(at=self.now, model=name, keep_s=keep_s))
 
     @precondition(lambda self: self.witness.timers)
     @rule(pick=PICK)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from story import LOAD_S, STOP_S, Story, model
 
@@ -650,6 +652,66 @@ class TestIdleness:
         assert story.stopped == ["a"]
 
 
+class TestAClientsKeep:
+    def test_it_replaces_the_configured_time_until_the_next_word(self) -> None:
+        story = Story(model("a", idle_timeout_s=300))
+        resident(story, "a")
+        story.keep("a", math.inf)
+        story.run_for(10_000)
+        assert story.state_of("a") == "ready"
+        story.close(story.ask("a"))
+        story.keep("a", 20)
+        story.run_for(19)
+        assert story.state_of("a") == "ready"
+        story.run_for(1)
+        assert story.stopped == ["a"]
+
+    def test_it_gives_a_time_to_a_model_that_has_none(self) -> None:
+        story = Story(model("a"))
+        resident(story, "a")
+        story.keep("a", 20)
+        story.run_for(20)
+        assert story.stopped == ["a"]
+
+    def test_a_shorter_one_counts_from_the_last_use_whatever_timer_was_pending(self) -> None:
+        story = Story(model("a", idle_timeout_s=300))
+        resident(story, "a")
+        request = story.ask("a")
+        story.keep("a", 20)
+        story.run_for(100)
+        assert story.state_of("a") == "ready"
+        story.close(request)
+        story.run_for(20)
+        assert story.stopped == ["a"]
+
+    def test_it_ends_with_the_instance(self) -> None:
+        story = Story(model("a", idle_timeout_s=30))
+        resident(story, "a")
+        story.keep("a", math.inf)
+        story.unload("a")
+        story.run()
+        story.keep("a", math.inf)
+        resident(story, "a")
+        story.run_for(30)
+        assert story.stopped == ["a", "a"]
+
+    def test_nobody_is_kept_out_by_it(self) -> None:
+        story = Story(model("a"), model("b"), policy=POLICY)
+        resident(story, "a")
+        story.keep("a", math.inf)
+        request = story.ask("b")
+        story.run_for(STOP_S + LOAD_S)
+        assert story.is_granted(request)
+
+    def test_of_a_pinned_model_the_configuration_has_the_last_word(self) -> None:
+        story = Story(model("a", pinned=True), model("b", 0, pinned=True, idle_timeout_s=50))
+        resident(story, "a", "b")
+        story.keep("a", 5)
+        story.keep("b", math.inf)
+        story.run_for(100)
+        assert story.stopped == ["b"]
+
+
 class TestLateMessages:
     def test_ids_that_mean_nothing_are_ignored(self) -> None:
         story = Story(model("a"))
@@ -663,6 +725,7 @@ class TestLateMessages:
         assert [story.post(event) for event in late] == [[]] * len(late)
         story.load("nobody")
         story.unload("nobody")
+        story.keep("nobody", 1)
         assert story.started == []
 
     def test_an_instance_that_becomes_ready_after_it_was_stopped_stays_stopped(self) -> None:

@@ -145,6 +145,17 @@ class UnloadRequested:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KeepRequested:
+    """A client of `model` wants its instance to stay for `keep_s` when nobody uses it, instead of the configured time:
+    seconds; infinity: it isn't unloaded for want of use. Until the next word about it, or until the instance is gone.
+    It says nothing about who leaves when another model needs the room."""
+
+    at: float
+    model: str
+    keep_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TimerFired:
     at: float
     timer: TimerKey
@@ -168,6 +179,7 @@ Event = (
     | ModelsChanged
     | LoadRequested
     | UnloadRequested
+    | KeepRequested
     | TimerFired
     | ShutdownRequested
 )

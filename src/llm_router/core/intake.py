@@ -18,6 +18,7 @@ from llm_router.core.events import (
     InstanceAdopted,
     InstanceGone,
     InstanceReady,
+    KeepRequested,
     LoadRequested,
     MemoryMeasured,
     ModelsChanged,
@@ -64,6 +65,8 @@ class Intake:
                 self._note_load(event)
             case UnloadRequested():
                 self._note_unload(event)
+            case KeepRequested():
+                self._note_keep(event)
             case TimerFired():
                 self._note_timer(event)
             case ShutdownRequested():
@@ -218,6 +221,13 @@ class Intake:
         if model.instance is not None:
             model.instance.unload_wanted = True
             self._state.moved(model)
+
+    def _note_keep(self, event: KeepRequested) -> None:
+        """The pending timer is for another moment, perhaps a later one."""
+        model = self._state.models.get(event.model)
+        if model is not None and model.instance is not None:
+            model.instance.keep_s = event.keep_s
+            self._acts.cancel_timer(model.instance, TimerKind.IDLE)
 
     def _note_timer(self, event: TimerFired) -> None:
         self._state.changes += 1

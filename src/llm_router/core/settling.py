@@ -240,7 +240,7 @@ class Settling:
 
     def _watch_idleness(self, instance: Instance, at: float) -> None:
         """Lazy: a pending timer stays as it is when the instance is used, and looks again when it fires."""
-        timeout_s = instance.model.spec.idle_timeout_s
+        timeout_s = instance.idle_timeout_s
         if timeout_s is None or instance.is_busy:
             return
         idle_until = instance.last_used_at + timeout_s

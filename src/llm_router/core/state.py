@@ -6,6 +6,7 @@ decided here: methods and properties say what is, never what should be.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -150,7 +151,8 @@ class Instance:
     serves them before it leaves. `had_company`: somebody else was on one of its devices when it started; they may leave
     meanwhile, but nobody joins before it is ready. `unload_wanted`: someone wants it gone; `is_outdated`: because the
     configuration changed. `drain_until`: it grants nothing more and leaves by then. `turn_ends_at`: someone wants its
-    room, and from then on it grants only what it promised. `timers`: those pending, with their time.
+    room, and from then on it grants only what it promised. `keep_s`: how long it stays when nobody uses it, as a client
+    wished; infinity: for ever; None: as configured. `timers`: those pending, with their time.
     """
 
     id: int
@@ -174,6 +176,7 @@ class Instance:
     is_outdated: bool = False
     drain_until: float | None = None
     turn_ends_at: float | None = None
+    keep_s: float | None = None
     timers: dict[TimerKind, float] = field(default_factory=dict)
 
     @property
@@ -193,6 +196,14 @@ class Instance:
     def is_leaving_anyway(self) -> bool:
         """Its room becomes free without evicting it."""
         return self.lifecycle is Lifecycle.STOPPING or self.unload_wanted
+
+    @property
+    def idle_timeout_s(self) -> float | None:
+        """It is unloaded after this long without a request; None: never. Who pins a model has the last word on it."""
+        spec = self.model.spec
+        if self.keep_s is None or spec.pinned:
+            return spec.idle_timeout_s
+        return None if self.keep_s == math.inf else self.keep_s
 
     @property
     def is_busy(self) -> bool:

@@ -46,7 +46,9 @@ class InstanceState(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstanceView:
-    """`since`: when its start or adoption began; `ready_at`: None before it was ready. `leases`: how many are open."""
+    """`since`: when its start or adoption began; `ready_at`: None before it was ready. `leases`: how many are open.
+    `last_used_at`: when a request began or ended there. `idle_timeout_s`: it is unloaded after this long without one;
+    None: never."""
 
     id: int
     model: str
@@ -54,6 +56,8 @@ class InstanceView:
     leases: int
     since: float
     ready_at: float | None
+    last_used_at: float
+    idle_timeout_s: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +97,8 @@ def _instance_view(instance: Instance) -> InstanceView:
         leases=len(instance.leases),
         since=instance.since,
         ready_at=instance.ready_at,
+        last_used_at=instance.last_used_at,
+        idle_timeout_s=instance.idle_timeout_s,
     )
 
 
