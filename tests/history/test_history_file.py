@@ -11,6 +11,7 @@ import sys
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,7 @@ def rows(path: Path, what: str = "count(*)") -> int:
 def child(code: str, *arguments: object) -> subprocess.Popen[str]:
     """Another process; it has `store` and `record`, and its lines can be read."""
     prelude = """
-        import sys, logging
+        import sys, logging, threading
         from pathlib import Path
         from llm_router.history.base import LoadRecord
         from llm_router.history.store import Store
@@ -245,6 +246,71 @@ def test_a_full_disk_is_told_once_and_costs_only_what_is_not_written(path: Path)
     assert log.count("cannot write history") == 1
     Store(path, clock=now).close()
     assert not path.with_name("history.db.bad").exists()
+
+
+def test_what_waited_for_room_is_written_when_there_is_some(path: Path) -> None:
+    writer = child(
+        """
+        import resource
+        logging.getLogger().setLevel(logging.INFO)
+        told = threading.Event()
+        class Told(logging.Handler):
+            def emit(self, record):
+                told.set()
+        logging.getLogger("llm_router").addHandler(Told())
+        s = store()
+        s.add_load(record(1))
+        _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, most))
+        s.add_load(record(2))
+        s.note_peak("qwen", "2", {"0": 99})
+        told.wait()
+        told.clear()
+        s.add_load(record(3))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+        s.add_load(record(4))
+        told.wait()
+        s.close()
+        """,
+        path,
+    )
+    _, log = writer.communicate()
+    assert writer.returncode == 0
+    assert log.count("cannot write history") == 1
+    assert log.count("is written to") == 1
+    store = Store(path, clock=now)
+    assert [store.footprint_mib("qwen", str(number)) for number in (1, 2, 3, 4)] == [
+        {"0": 1}, {"0": 99}, {"0": 3}, {"0": 4},
+    ]  # fmt: skip
+    store.close()
+
+
+def test_a_file_damaged_under_a_running_router_is_set_aside_at_the_next_start(path: Path) -> None:
+    store = Store(path, clock=now)
+    for number in range(200):
+        store.add_load(record(model=f"model {number}"))
+    store.close()
+    store = Store(path, clock=now)
+    path.write_bytes(b"\0" * path.stat().st_size)
+    store.add_load(record(7, model="later"))
+    assert store.load_s("later", "k", warm=False) == 7
+    store.close()
+    Store(path, clock=now).close()
+    assert path.with_name("history.db.bad").exists()
+
+
+def test_a_clock_that_was_set_back_or_forward_changes_neither_order_nor_memory(path: Path) -> None:
+    day_s = 24 * 3600.0
+    store = Store(path, clock=lambda: NOW)
+    for at, took_s in ((NOW + 20 * day_s, 50), (NOW, 10), (NOW - 20 * day_s, 10), (NOW + 1, 10)):
+        for _ in range(3):
+            store.add_load(replace(record(took_s), at=at))
+    store.close()
+    for wrong in (-30 * day_s, 0, 30 * day_s):
+        store = Store(path, clock=lambda wrong=wrong: NOW + wrong)
+        assert store.load_s("qwen", "k", warm=False) == 10
+        store.close()
+    assert rows(path) == 12
 
 
 def test_a_file_of_a_newer_version_is_left_alone(path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -39,6 +39,7 @@ _COLUMNS = "at, model, launch_key, took_s, warm, peak_mib, error"
 _REQUEST_COLUMNS = tuple(field.name for field in fields(RequestRecord))
 _PATIENCE_S = 5.0  # for another process that is writing
 _LONGEST_ERROR = 2000
+_MOST_WAITING = 1000  # changes kept for a disk that is full now: those of hours
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -69,6 +70,7 @@ class Database:
         self._connection = connection
         self._queue: SimpleQueue[_Change | None] = SimpleQueue()
         self._warned = False
+        self._waiting: list[_Change] = []  # what could not be written yet, oldest first
         # A daemon: a program that ends without `close` loses the last rows rather than hangs.
         self._thread = Thread(target=self._write_all, name="history", daemon=True)
         self._thread.start()
@@ -101,23 +103,40 @@ class Database:
             self._write([change for change in batch if change is not None])
 
     def _write(self, batch: list[_Change]) -> None:
+        """With what has waited. A full disk, or another process that writes for too long, may be gone the next time;
+        a damaged file is not, and keeps nothing waiting."""
+        batch = self._waiting + batch
+        if not batch:
+            return
         try:
             with self._connection:
                 for change in batch:
                     change.apply(self._connection)
-        except sqlite3.Error as error:  # the disk is full, another process writes for too long …
-            for change in batch:
-                if isinstance(change, _Insert):
-                    change.row.number = None
-            if not self._warned:
-                log.warning("cannot write history to %s: %s; going on without", self._path, error)
-            self._warned = True
+        except sqlite3.Error as error:
+            self._put_off(batch, error)
+            return
+        self._waiting = []
+        if self._warned:
+            log.info("history is written to %s again", self._path)
+        self._warned = False
+
+    def _put_off(self, batch: list[_Change], error: sqlite3.Error) -> None:
+        for change in batch:
+            if isinstance(change, _Insert):
+                change.row.number = None
+        passes = isinstance(error, sqlite3.OperationalError)
+        self._waiting = batch[-_MOST_WAITING:] if passes else []
+        if not self._warned:
+            then = "it waits until that is over: make room, or let the router write" if passes else "going on without"
+            log.warning("cannot write history to %s: %s; %s", self._path, error, then)
+        self._warned = True
 
 
 def open_database(path: Path) -> tuple[Database | None, list[Row]]:
-    """The database in `path`, made if it isn't there, and what is in it, oldest first. None: it can't be written.
+    """The database in `path`, made if it isn't there, and what is in it. None: it can't be written.
 
-    A damaged one is set aside as `….bad` and a new one takes its place. Each of these costs a warning.
+    The rows are in the order they were written: the clock may have been wrong, or set back, in between. A damaged file
+    is set aside as `….bad` and a new one takes its place. Each of these costs a warning.
     """
     try:
         return _open(path)
@@ -166,7 +185,7 @@ def _migrate(connection: sqlite3.Connection) -> None:
 
 
 def _rows(connection: sqlite3.Connection) -> list[Row]:
-    found = connection.execute(f"SELECT id, {_COLUMNS} FROM loads ORDER BY at, id")  # noqa: S608 -- our own constant
+    found = connection.execute(f"SELECT id, {_COLUMNS} FROM loads ORDER BY id")  # noqa: S608 -- our own constant
     try:
         return [
             Row(

@@ -48,7 +48,7 @@ def _rows(
         with closing(sqlite3.connect(uri, uri=True, timeout=_PATIENCE_S)) as connection:
             sql = (
                 f"SELECT {', '.join(columns)} FROM {table} "  # noqa: S608 -- our own constants
-                f"WHERE {condition} AND (?1 IS NULL OR model = ?1) ORDER BY at DESC, id DESC LIMIT ?2"
+                f"WHERE {condition} AND (?1 IS NULL OR model = ?1) ORDER BY id DESC LIMIT ?2"
             )
             return list(reversed(connection.execute(sql, (model, count)).fetchall()))
     except sqlite3.Error as error:
