@@ -47,26 +47,37 @@ def main() -> int:
     cache = Cache(folder=options.dir or default_folder(), say=say)
     say(f"engines are installed into {cache.folder}")
     points = {name: point for name, point in POINTS.items() if options.point in (None, name)}
+    results = _earlier(options.earlier)
     try:
         chosen = {name: prepare for name, prepare in ENGINES.items() if _is_chosen(name, options)}
-        results = [_ask(name, prepare, points, cache, say) for name, prepare in chosen.items()]
+        results |= {name: _ask(name, prepare, points, cache, say) for name, prepare in chosen.items()}
         if _is_chosen(switch.NAME, options) and options.point is None:
-            results.append(_switch(cache, say, options.stream))
+            results[switch.NAME] = _switch(cache, say, options.stream)
     except KeyboardInterrupt:
         say("interrupted; everything that was started has been ended")
         return 130
+    return _told([results[name] for name in (*ENGINES, switch.NAME) if name in results], options, cache)
+
+
+def _earlier(files: list[Path]) -> dict[str, Result]:
+    found = [Result(**one) for file in files for one in json.loads(file.read_text())]
+    return {result.engine: result for result in found}
+
+
+def _told(results: list[Result], options: argparse.Namespace, cache: Cache) -> int:
+    """On the terminal and in the files that were asked for. Returns the exit code."""
     table.show(Console(width=None if sys.stdout.isatty() else 160), results)
     if options.json is not None:
         options.json.write_text(json.dumps([asdict(result) for result in results], indent=2) + "\n")
-    if options.page is not None:
-        options.page.write_text(table.page(results, ROOT))
+    if options.page is not None:  # which is for people who don't have this machine's folders
+        options.page.write_text(table.page(results).replace(str(cache.folder), "the cache folder"))
     if any(result.is_broken for result in results):
         return 2
     return int(any(verdict == DIFFERS for result in results for verdict, _ in result.points.values()))
 
 
 def _ask(name: str, prepare: Prepare, points: dict[str, Point], cache: Cache, say: Say) -> Result:
-    result = Result(engine=name)
+    result = Result(engine=name, when=table.when(ROOT))
     # Not inside the loop: nothing there would notice a Ctrl-C while an engine is installed.
     prepared = _prepared(result, prepare, cache)
     if prepared is not None:
@@ -104,7 +115,7 @@ async def _ask_points(result: Result, prepared: Prepared, points: dict[str, Poin
 
 def _switch(cache: Cache, say: Say, stream: Path | None) -> Result:
     """From engine to engine; only those that can be had."""
-    result = Result(engine=switch.NAME)
+    result = Result(engine=switch.NAME, when=table.when(ROOT))
     stops = {name: _prepared(result, prepare, cache) for name, prepare in switch.STOPS.items()}
     result.version = ""
     if any(prepared is None for prepared in stops.values()):
@@ -128,7 +139,10 @@ async def _verdict(point: Point, running: Subject) -> tuple[str, str]:
 
 
 def _is_chosen(name: str, options: argparse.Namespace) -> bool:
-    return options.only is None or any(word.lower() in name.lower() for word in options.only)
+    words: list[str] | None = options.only
+    if words is None:
+        return not options.earlier
+    return any(word.lower() in name.lower() for word in words)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -139,6 +153,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--point", choices=POINTS, help="one point alone")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON")
     parser.add_argument("--page", type=Path, metavar="FILE", help="write the results as a page of the documentation")
+    parser.add_argument(
+        "--earlier",
+        action="append",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="show an earlier run's --json too, but for engines that are asked again; without --only, no "
+        "engine is; may be repeated",
+    )
     parser.add_argument("--stream", type=Path, metavar="FILE", help="write what the client of the switch received")
     parser.add_argument("--dir", type=Path, help="where engines are installed (LLM_ROUTER_CONFORMANCE_DIR)")
     return parser
