@@ -22,8 +22,8 @@ _HEAD = """# What a client may rely on, engine by engine
 
 Each point is asked of a real inference server behind a router, on a machine without a GPU: vLLM and SGLang compute on
 the CPU, and under TabbyAPI's own HTTP layer is a stand-in for its engine. How to run it, and what the stand-ins are:
-[conformance](../../conformance/README.md). The seconds are a small machine's that may have had other work to do: they say
-what was waited for, not how fast an engine is.
+[conformance](../../conformance/README.md). The seconds are a small machine's that may have had other work to do: they
+say what was waited for, not how fast an engine is.
 """
 
 
