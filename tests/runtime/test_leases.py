@@ -16,15 +16,20 @@ from llm_router.runtime.leases import Leases
 
 class OneAtATime:
     def __init__(self) -> None:
-        self.open = 0
+        self.open = self.entered = self.resumed = 0
 
     def enter(self, model: str) -> None:
         if self.open:
             raise RateLimited("cannot serve more than one")
         self.open += 1
+        self.entered += 1
 
     def leave(self) -> None:
         self.open -= 1
+
+    def resume(self) -> None:
+        self.resumed += 1
+        self.open += 1
 
     def may_use(self, model: str) -> bool:
         return True
@@ -98,6 +103,40 @@ def test_whatever_ends_a_request_it_counts_no_longer(caller: OneAtATime, end: Ca
     desk = Desk()
     end(desk, desk.open()[0])
     assert caller.open == 0
+
+
+def test_who_lost_his_lease_and_asks_again_at_once_is_counted_once(caller: OneAtATime) -> None:
+    desk = Desk()
+    request, waiter = desk.open()
+    desk.leases.close(request, lost=True)
+    other = asking.set(OneAtATime())  # the connection that broke was opened for somebody else's request
+    again = desk.leases.open("m", request_class="normal", waiter=waiter)
+    asking.reset(other)
+    assert (caller.open, caller.entered, caller.resumed) == (1, 1, 1)
+    desk.leases.close(again)
+    assert caller.open == 0
+
+
+def test_who_had_no_limits_has_none_the_second_time(caller: OneAtATime) -> None:
+    desk = Desk()
+    nobody = asking.set(None)
+    request, waiter = desk.open()
+    asking.reset(nobody)
+    desk.leases.close(request, lost=True)
+    desk.leases.open("m", request_class="normal", waiter=waiter)
+    assert caller.entered == 0
+
+
+def test_who_asks_later_or_without_a_loss_is_counted(caller: OneAtATime) -> None:
+    desk = Desk()
+    first, waiter = desk.open()
+    desk.leases.close(first, lost=True)
+    second, _ = desk.open()
+    desk.leases.close(second)
+    third = desk.leases.open("m", request_class="normal", waiter=waiter)
+    desk.leases.close(third)
+    desk.leases.open("m", request_class="normal", waiter=waiter)
+    assert (caller.entered, caller.resumed) == (4, 0)
 
 
 def test_nobody_with_limits_is_never_refused() -> None:

@@ -79,6 +79,9 @@ class Caller:
     def leave(self) -> None:
         self._open -= 1
 
+    def resume(self) -> None:
+        self._open += 1
+
 
 class Gate:
     """Implements `relay.gate.Gate`. One configuration's rules; `before`: whose callers go on.

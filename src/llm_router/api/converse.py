@@ -42,10 +42,16 @@ _PREFERENCES = Preferences(status=Mode.COMMENT, performance=False)
 
 
 class Timer:
-    """Implements `dialects.ollama_reply.Clock`, and `Dispatcher`: it sees when the lease is asked for and granted."""
+    """Implements `dialects.ollama_reply.Clock`, and `Dispatcher`: it sees when the lease is asked for and granted.
+
+    `on_granted`: called with each lease that this request is granted. `was_granted`: whether there was one.
+    """
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
+        self._timed: _Timed | None = None
+        self.on_granted: Callable[[], None] | None = None
+        self.was_granted = False
         self._began = time.monotonic()
         self._granted = self._began
 
@@ -59,7 +65,9 @@ class Timer:
         return self._granted - self._began
 
     def open(self, model: str, *, request_class: str, waiter: Waiter) -> int:
-        return self._dispatcher.open(model, request_class=request_class, waiter=_Timed(self, waiter))
+        if self._timed is None or self._timed.waiter is not waiter:  # who asks again is still the same
+            self._timed = _Timed(self, waiter)
+        return self._dispatcher.open(model, request_class=request_class, waiter=self._timed)
 
     def close(self, request: int, *, lost: bool = False) -> None:
         self._dispatcher.close(request, lost=lost)
@@ -72,6 +80,9 @@ class Timer:
 
     def granted(self) -> None:
         self._granted = time.monotonic()
+        self.was_granted = True
+        if self.on_granted is not None:
+            self.on_granted()
 
 
 class _Timed:
@@ -79,17 +90,17 @@ class _Timed:
 
     def __init__(self, timer: Timer, waiter: Waiter) -> None:
         self._timer = timer
-        self._waiter = waiter
+        self.waiter = waiter
 
     def granted(self, request: int, upstream: Upstream) -> None:
         self._timer.granted()
-        self._waiter.granted(request, upstream)
+        self.waiter.granted(request, upstream)
 
     def refused(self, error: LlmRouterError) -> None:
-        self._waiter.refused(error)
+        self.waiter.refused(error)
 
     def cut(self, error: LlmRouterError) -> None:
-        self._waiter.cut(error)
+        self.waiter.cut(error)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -20,6 +20,10 @@ class Caller(Protocol):
 
     def leave(self) -> None: ...
 
+    def resume(self) -> None:
+        """A request of his that he left goes on after all: what it counts for it has counted already."""
+        ...
+
     def may_use(self, model: str) -> bool:
         """Whether a request of his for this model could be served at all."""
         ...

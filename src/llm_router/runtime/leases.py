@@ -57,16 +57,24 @@ class Leases:
         self._ids = itertools.count(1)
         self._waiters: dict[int, Waiter] = {}
         self._callers: dict[int, Caller] = {}  # those with limits
+        self._lost: tuple[Waiter, Caller | None] | None = None  # who lost a lease last, and whose request that is
 
     def open(self, model: str, *, request_class: str, waiter: Waiter) -> int:
+        """A waiter who asks again right after he lost his lease goes on with the same request: it counts once. Whose it
+        is isn't asked again either: what tells him of the loss is a connection that others have used before."""
         request = next(self._ids)
-        caller = asking.get()
-        if caller is not None:
+        lost, self._lost = self._lost, None
+        if lost is not None and lost[0] is waiter:
+            caller = lost[1]
+            if caller is not None:
+                caller.resume()
+        elif (caller := asking.get()) is not None:
             try:
                 caller.enter(model)
             except LlmRouterError as error:
                 waiter.refused(error)
                 return request
+        if caller is not None:
             self._callers[request] = caller
         self._waiters[request] = waiter
         self._post(
@@ -80,9 +88,12 @@ class Leases:
         return request
 
     def close(self, request: int, *, lost: bool = False) -> None:
-        if self._waiters.pop(request, None) is not None:
-            self._leave(request)
+        waiter = self._waiters.pop(request, None)
+        if waiter is not None:
+            caller = self._leave(request)
             self._post(RequestClosed(at=self._now(), request=request, lost=lost))
+            if lost:
+                self._lost = waiter, caller
 
     def suspect(self, instance: int) -> None:
         self._suspect(instance)
@@ -101,9 +112,11 @@ class Leases:
             self.close(command.request)
             raise
 
-    def _leave(self, request: int) -> None:
-        if self._callers and (caller := self._callers.pop(request, None)) is not None:
+    def _leave(self, request: int) -> Caller | None:
+        caller = self._callers.pop(request, None) if self._callers else None
+        if caller is not None:
             caller.leave()
+        return caller
 
     def rejected(self, command: RejectRequest) -> None:
         self._leave(command.request)
