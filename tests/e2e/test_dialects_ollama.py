@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -128,6 +129,34 @@ async def test_an_answer_with_keep_alive_zero_is_the_models_last(router: RouterP
     await router.until("tiny-a", "unloaded")
     assert (await client.chat(model="tiny-a", messages=MESSAGES, keep_alive="5m")).message.content
     assert (await router.status())["tiny-a"]["state"] == "ready"
+
+
+async def test_a_client_says_how_long_its_model_stays_until_one_says_otherwise(
+    start: Start, client_for: ClientFor
+) -> None:
+    router = await start({"a": fake(idle_timeout="1h"), "b": fake()})
+    client = client_for(router)
+
+    async def told() -> tuple[float | None, float]:
+        """What the status says of its time, and in how many seconds it ends for Ollama's clients."""
+        [resident] = (await client.ps()).models
+        assert resident.expires_at is not None
+        status = (await router.status())["a"]
+        assert status["idle_s"] < 5
+        return status["idle_timeout_s"], resident.expires_at.timestamp() - time.time()
+
+    for wish, counts_s in ((None, 3600), ("1h30m", 5400), (None, 5400), (60, 60)):
+        await client.chat(model="a", messages=MESSAGES, keep_alive=wish)
+        timeout_s, rest_s = await told()
+        assert timeout_s == counts_s
+        assert rest_s == pytest.approx(counts_s, abs=5)
+    await client.generate(model="a", keep_alive=-1)
+    timeout_s, rest_s = await told()
+    assert timeout_s is None
+    assert rest_s > 7000 * 365 * 86400
+    assert (await client.chat(model="b", messages=MESSAGES)).message.content, "it is in nobody's way"
+    await client.embed(model="a", input="x", keep_alive="300ms")
+    await router.until("a", "unloaded")
 
 
 async def test_the_model_stays_while_others_use_it_whatever_one_client_wishes(

@@ -19,6 +19,7 @@ KEYS: dict[str, Any] = {
     "anna": {"key": f"sha256:{hashlib.sha256(ANNA.encode()).hexdigest()}"},
     "boss": {"key": BOSS, "admin": True},
 }
+ANNAS = {**KEYS["anna"], "models": ["mine"]}
 CHAT = {"model": "a", "messages": [{"role": "user", "content": "hello"}]}
 
 
@@ -110,6 +111,61 @@ async def test_a_key_opens_its_models_so_many_times_and_no_more(start: Start) ->
         assert (await chat(client)).status_code == 200
         said = [(await chat(client, "brief-has-a-key-too")).status_code for _ in range(3)]
         assert said == [200, 200, 429]
+
+
+async def test_a_request_that_is_sent_again_after_a_crash_counts_once(start: Start) -> None:
+    keys = {name: {"key": f"{name}-has-a-key-like-this", "requests_per_minute": 1} for name in ("anna", "bert")}
+    router = await start({"broken": fake("--fault", "close_before_byte")}, keys={**keys, "boss": KEYS["boss"]})
+    body = {**CHAT, "model": "broken", "max_tokens": 9}
+    async with router.client() as client:
+        for path, name in (("/v1/chat/completions", "anna"), ("/v1/messages", "bert")):
+            headers = bearer(f"{name}-has-a-key-like-this")
+            assert [(await client.post(path, json=body, headers=headers)).status_code for _ in range(2)] == [502, 429]
+        stats = (await client.get("/upstream/broken/stats", headers=bearer(BOSS))).json()
+    assert stats["requests"] == 4
+
+
+def is_told_of(name: str, reply: httpx.Response) -> bool:
+    return f'"{name}' in reply.text
+
+
+async def test_a_key_sees_its_models_and_no_others_wherever_models_are_told(start: Start) -> None:
+    router = await start({"mine": fake(), "theirs": fake(memory="0MiB")}, keys={**KEYS, "anna": ANNAS})
+    anna, boss = bearer(ANNA), bearer(BOSS)
+    async with router.client() as client:
+        for name in ("mine", "theirs"):
+            assert (await chat(client, BOSS, name)).status_code == 200
+        for path in ("/v1/models", "/models", "/api/tags", "/api/ps"):
+            for headers in (anna, {**anna, "anthropic-version": "2023-06-01"}):
+                found = await client.get(path, headers=headers)
+                assert is_told_of("mine", found), path
+                assert not is_told_of("theirs", found), path
+            assert is_told_of("theirs", await client.get(path, headers=boss)), path
+        for method, path, body, status in (
+            ("GET", "/v1/models/{}", None, 404),
+            ("POST", "/api/show", {"model": "{}"}, 404),
+            ("POST", "/models/load", {"model": "{}"}, 403),
+            ("POST", "/api/chat", {"model": "{}", "keep_alive": 0}, 403),
+            ("POST", "/v1/chat/completions", {**CHAT, "model": "{}"}, 403),
+            ("GET", "/admin/status", None, 403),
+            ("GET", "/metrics", None, 403),
+        ):
+            named = None if body is None else json.loads(json.dumps(body).replace("{}", "theirs"))
+            refused = await client.request(method, path.format("theirs"), json=named, headers=anna)
+            assert refused.status_code == status, path
+        assert (await client.get("/v1/models/mine", headers=anna)).is_success
+        assert (await client.post("/models/load", json={"model": "mine"}, headers=anna)).is_success
+        async with client.stream("GET", "/models/sse", headers=anna) as events:
+            lines = events.aiter_lines()
+            assert await anext(lines) == ": from now on"
+            for name in ("theirs", "mine"):
+                assert (await client.post("/admin/unload", json={"model": name}, headers=boss)).is_success
+            assert (await client.post("/models/load", json={"model": "mine"}, headers=anna)).is_success
+            heard = []
+            while not heard or heard[-1]["data"]["status"] != "loaded":
+                line = await anext(lines)
+                heard += [json.loads(line.removeprefix("data: "))] if line else []
+            assert {event["model"] for event in heard} == {"mine"}
 
 
 async def test_a_key_that_is_taken_away_is_refused_on_open_connections_too(start: Start) -> None:

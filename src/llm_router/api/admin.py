@@ -20,7 +20,7 @@ from llm_router.api.errors import body_of
 from llm_router.api.named import entry_named_in, entry_of
 from llm_router.config.problems import Problem
 from llm_router.config.reload import Difference
-from llm_router.core.views import Snapshot
+from llm_router.core.views import InstanceView, Snapshot
 from llm_router.errors import ConfigError, InvalidRequest, LlmRouterError
 from llm_router.relay.lease import Upstream
 from llm_router.runtime.supervisor import Supervisor
@@ -132,6 +132,8 @@ class Admin:
             "leases": 0 if instance is None else instance.leases,
             "waiting": snapshot.waiting.get(entry.name, 0),
             "since_s": None if record is None else round(now - (record.ready_at or record.since), 1),
+            "idle_s": None if instance is None else _idle_s(instance, now),
+            "idle_timeout_s": None if instance is None else instance.idle_timeout_s,
             "fraction": None if record is None or record.ready_at is not None else record.loading.fraction,
             "error": None if failure is None else failure.error,
             "retry_after_s": None if failure is None else round(max(0.0, failure.retry_at - now), 1),
@@ -220,6 +222,13 @@ class Admin:
 
     def _clocks(self) -> explain.Clocks:
         return explain.Clocks(self._now(), time.time())
+
+
+def _idle_s(instance: InstanceView, now: float) -> float | None:
+    """How long nobody has used it; None: it loads."""
+    if instance.ready_at is None:
+        return None
+    return 0.0 if instance.leases else round(max(0.0, now - instance.last_used_at), 1)
 
 
 def _listed(problems: Sequence[Problem]) -> list[dict[str, Any]]:

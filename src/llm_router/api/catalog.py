@@ -53,11 +53,14 @@ class Catalog:
         """By name or alias."""
         return self._by_name.get(name)
 
+    def find_known(self, name: str) -> Entry | None:
+        """By name or alias, if whoever asks may know of it."""
+        entry = self.find(name)
+        return entry if entry is not None and may_know(entry.name) else None
+
     def shown(self) -> list[Entry]:
-        """Those that whoever asks may know of."""
-        caller = asking.get()
-        entries = (entry for entry in self.entries.values() if not entry.hidden)
-        return [entry for entry in entries if caller is None or caller.may_use(entry.name)]
+        """What is listed for whoever asks."""
+        return [entry for entry in self.entries.values() if not entry.hidden and may_know(entry.name)]
 
     def listing(self) -> dict[str, Any]:
         states, failing = self.states(), self.failing()
@@ -108,6 +111,12 @@ class Catalog:
         if context_length is not None:
             described["context_length"] = context_length
         return described
+
+
+def may_know(model: str) -> bool:
+    """Whether whoever asks may know of the model (by its canonical name): he may if he may use it."""
+    caller = asking.get()
+    return caller is None or caller.may_use(model)
 
 
 def _modalities(capabilities: Sequence[str]) -> dict[str, list[str]]:

@@ -16,9 +16,10 @@ import msgspec
 from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
 
-from llm_router.api.catalog import Catalog
+from llm_router.api.catalog import Catalog, may_know
 from llm_router.api.named import entry_named_in
 from llm_router.errors import NotSupported
+from llm_router.relay.gate import asking
 from llm_router.runtime.supervisor import Supervisor
 
 _TICK_S = 0.1
@@ -61,7 +62,12 @@ class Management:
 
     async def load(self, request: Request) -> dict[str, bool]:
         """Begin to load a model. What is loaded already stays so."""
-        self._supervisor.load((await entry_named_in(request, self._catalog)).name)
+        model = (await entry_named_in(request, self._catalog)).name
+        caller = asking.get()
+        if caller is not None:  # it counts like any request, but nothing of it goes on after this
+            caller.enter(model)
+            caller.leave()
+        self._supervisor.load(model)
         return {"success": True}
 
     async def unload(self, request: Request) -> dict[str, bool]:
@@ -77,7 +83,8 @@ class Management:
         raise NotSupported('cannot delete a model: take it out of "models" in the configuration')
 
     async def events(self) -> StreamingResponse:
-        """Each change of a model's state as it happens, `{"model", "event", "data"}`, from now on."""
+        """Each change of a model's state as it happens, `{"model", "event", "data"}`, from now on; of models that
+        whoever listens may use."""
         return StreamingResponse(
             self._events(),
             media_type="text/event-stream",
@@ -104,7 +111,7 @@ class Management:
         states = self._catalog.states()
         found = {}
         for record in self._supervisor.effects.instances.values():
-            if record.model in states:
+            if record.model in states and may_know(record.model):
                 value = self._catalog.value_of(states[record.model])
                 loading = record.loading if value == "loading" else None
                 found[record.model] = Phase(

@@ -5,9 +5,11 @@ Counterparts: `ollama_models`, for what they are told of the models; `converse`,
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import msgspec
 from starlette.requests import Request
@@ -15,7 +17,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from llm_router.api.catalog import Catalog, Entry
+from llm_router.api.catalog import Catalog, Entry, may_know
 from llm_router.api.converse import Asked, Conversation, Timer
 from llm_router.api.ollama_models import Shelf
 from llm_router.dialects import ollama_reply, ollama_request
@@ -81,13 +83,16 @@ class Ollama:
     async def show(self, body: bytes) -> bytes:
         """Raises: InvalidRequest, ModelNotFound."""
         name, verbose = ollama_request.model(body)
-        return msgspec.json.encode(await self._shelf.show(self._find(name), verbose=verbose))
+        entry = self._find(name)
+        if not may_know(entry.name):
+            raise _unknown(name)
+        return msgspec.json.encode(await self._shelf.show(entry, verbose=verbose))
 
     def _find(self, name: str) -> Entry:
         """By name or alias, with or without `:latest`. Raises: ModelNotFound."""
         entry = self._catalog.find(name) or self._catalog.find(ollama_request.untagged(name))
         if entry is None:
-            raise ModelNotFound(f"cannot find the model {name[:200]!r}: GET /api/tags lists them")
+            raise _unknown(name)
         return entry
 
     def _entry(self, body: bytes) -> Entry:
@@ -121,6 +126,10 @@ class Ollama:
         return self._embed(body, timer, legacy=True)
 
 
+def _unknown(name: str) -> ModelNotFound:
+    return ModelNotFound(f"cannot find the model {name[:200]!r}: GET /api/tags lists them")
+
+
 class _Answered:
     """A route that needs the model. `read`: translates the request's body."""
 
@@ -136,8 +145,10 @@ class _Answered:
             if body is None:
                 return
             question = self._read(body, talk.timer)
-            if question.asked.keep_alive_s == 0:
-                talk.check(question.entry.name)  # who may not use a model may not take it from others
+            keep_s = question.asked.keep_alive_s
+            if keep_s:
+                keep = partial(ollama.supervisor.keep, question.entry.name, math.inf if keep_s < 0 else keep_s)
+                talk.timer.on_granted = keep  # who gets no lease has no say
             if question.relayed is None:
                 await self._load(question, talk)
                 return
@@ -146,13 +157,14 @@ class _Answered:
             return
         # Its connection to Ollama has no place for an error within a stream: the user would see an empty answer.
         await talk.relay(replace(question.relayed, silent=talk.is_open_webui))
-        if question.asked.keep_alive_s == 0:
+        if keep_s == 0 and talk.timer.was_granted:
             self._let_go(question.entry.name)
 
     async def _load(self, question: _Question, talk: Conversation) -> None:
         """Nothing is asked, so the model is only to be there; or, with `keep_alive` 0, to be gone: it drains first."""
         supervisor, name = self._ollama.supervisor, question.entry.name
         if question.asked.keep_alive_s == 0:
+            talk.check(name)  # who may not use a model may not take it from others
             if supervisor.instance_of(name) is not None:
                 supervisor.unload(name)
             await talk.answer(question.idle("unload"))

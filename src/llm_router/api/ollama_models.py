@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,13 @@ from llm_router.runtime.supervisor import Supervisor
 
 _MIB = 1024**2
 _NEVER = "9999-12-31T23:59:59Z"  # loaded until something else needs the room
+_LONG_S = 100 * 365.25 * 86400  # a year of five digits is no date
 _RESIDENT = (InstanceState.READY, InstanceState.SUSPECT, InstanceState.DRAINING)
 
 
 class Shelf:
-    """The models as Ollama shows them. `path_of`: a model's files; None: it has none that the router knows."""
+    """The models as Ollama shows them, to whom may know of them. `path_of`: a model's files; None: it has none that the
+    router knows."""
 
     def __init__(
         self, catalog: Catalog, supervisor: Supervisor, path_of: Callable[[str], str | None], created: float
@@ -44,7 +47,7 @@ class Shelf:
 
     async def loaded(self) -> dict[str, Any]:
         """What is ready to answer, with the memory that it really holds, where that can be measured."""
-        entries = self._catalog.entries
+        entries = {entry.name: entry for entry in self._catalog.shown()}
         found = [
             (entries[instance.model], instance)
             for instance in self._supervisor.handle.scheduler.snapshot().instances
@@ -90,7 +93,7 @@ class Shelf:
         found = self._card(entry, said) | {
             "size": sum(held.values()) * _MIB or said.size_bytes,
             "size_vram": sum(mib for device, mib in held.items() if device != CPU) * _MIB,
-            "expires_at": _NEVER,
+            "expires_at": _expiry(instance),
             "context_length": length or entry.context_length or said.context_length or 0,
         }
         del found["modified_at"], found["capabilities"]
@@ -117,6 +120,14 @@ class Shelf:
         if found is None:
             found = self._read[key] = about.read(Path(path))
         return found
+
+
+def _expiry(instance: InstanceView) -> str:
+    """When it is unloaded if nobody uses it any more; who needs its room may have it before."""
+    if instance.idle_timeout_s is None or instance.idle_timeout_s >= _LONG_S:
+        return _NEVER
+    idle_s = 0.0 if instance.leases else time.monotonic() - instance.last_used_at
+    return timestamp(time.time() + instance.idle_timeout_s - idle_s)
 
 
 def _details(entry: Entry, said: About) -> dict[str, Any]:

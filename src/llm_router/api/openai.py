@@ -38,7 +38,7 @@ def models(catalog: Catalog) -> APIRouter:
 
     @router.get("/v1/models/{model:path}")
     async def get_model(model: str, request: Request) -> dict[str, Any]:
-        entry = catalog.find(model)
+        entry = catalog.find_known(model)
         if entry is None:
             raise ModelNotFound(f"cannot find the model {model!r}: GET /v1/models lists them", param="model")
         card = catalog.describe(entry)

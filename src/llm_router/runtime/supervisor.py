@@ -29,6 +29,7 @@ from llm_router.core.commands import (
 from llm_router.core.events import (
     Event,
     InstanceReady,
+    KeepRequested,
     LoadRequested,
     ModelsChanged,
     ShutdownRequested,
@@ -147,6 +148,10 @@ class Supervisor:
 
     def unload(self, model: str) -> None:
         self.handle.post(UnloadRequested(at=self._loop.time(), model=model))
+
+    def keep(self, model: str, keep_s: float) -> None:
+        """The model stays so long (seconds; infinity: for ever) when nobody uses it, until the next word about it."""
+        self.handle.post(KeepRequested(at=self._loop.time(), model=model, keep_s=keep_s))
 
     def change_models(self, models: Mapping[str, ModelSpec], policy: PolicySpec | None = None) -> None:
         """These are the models from now on, and this the policy; None: as before. Each has its launch already."""
