@@ -147,6 +147,8 @@ def enough_for(residents: Sequence[Instance], newcomer: int | None, leaving: Seq
 
 
 def evicted(residents: Sequence[Instance], newcomer: int | None, at: float = 10.0) -> tuple[Instance, ...]:
+    if enough_for(residents, newcomer, ()):
+        return ()
     leaving = cheapest_eviction(residents, lambda gone: enough_for(residents, newcomer, gone), POLICY, at)
     assert leaving is not None
     return leaving

@@ -126,7 +126,7 @@ class Changes:
         if instance is not None:
             instance.slots, instance.seats = slots_of(spec), spec.seats
         if spec.unusable is not None:
-            model.load_wish = None
+            self._state.drop_wish(model)
             for request in list(model.queue):
                 self._acts.reject_waiting(model, request, Refusal.LOAD_FAILED, spec.unusable)
 
@@ -139,7 +139,7 @@ class Changes:
         return next((one.model for one in self._state.live.values() if one.model.name == name), None)
 
     def _remove(self, model: ModelState) -> None:
-        model.load_wish = None
+        self._state.drop_wish(model)
         detail = f"cannot serve {model.name} any more: it was removed from the configuration"
         for request in list(model.queue):
             self._acts.reject_waiting(model, request, Refusal.NOT_READY, detail)

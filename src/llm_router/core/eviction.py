@@ -6,7 +6,7 @@ Counterpart: `placement`, which says what has to fit where.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from llm_router.core.specs import PolicySpec
 from llm_router.core.state import Instance
@@ -15,8 +15,7 @@ from llm_router.core.state import Instance
 UNKNOWN_LOAD_S = 30.0
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Cost:
+class Cost(NamedTuple):
     """What it costs that some instances leave; compared from left to right.
 
     `starting`: how many haven't even become ready. `busy`: how many are in use, or not yet as long there as they may.
@@ -62,14 +61,13 @@ def cheapest_eviction(
     policy: PolicySpec,
     at: float,
 ) -> tuple[Instance, ...] | None:
-    """Who of the candidates leaves so that `is_enough` says so; None when not even all of them are.
+    """Who of the candidates leaves so that `is_enough` says so, which is not yet the case; None when not even all of
+    them are.
 
     Idle ones before busy ones, else what is least missed; never more than needed. Dearest last they are added until it
     is enough, then whoever turns out not to be needed stays after all; a single one that is enough may still be
     cheaper. (The best of all subsets would be a knapsack, and differs from this only among many small residents.)
     """
-    if is_enough(()):
-        return ()
     ranked = sorted(candidates, key=lambda one: (cost_of((one,), policy, at), one.id))
     leaving: list[Instance] = []
     for candidate in ranked:

@@ -32,7 +32,7 @@ from llm_router.core.events import (
 )
 from llm_router.core.policy import backoff_s, expected_wait_s
 from llm_router.core.specs import ModelSpec, PolicySpec
-from llm_router.core.state import Failure, Instance, Lifecycle, ModelState, State, Wish
+from llm_router.core.state import Failure, Instance, Lifecycle, ModelState, State
 
 # How much the newest load counts in the learned load time.
 _NEWEST_LOAD_WEIGHT = 0.5
@@ -135,7 +135,7 @@ class Intake:
         if not instance.is_starting:
             return
         instance.lifecycle = Lifecycle.READY
-        self._state.epoch += 1
+        self._state.changes += 1
         instance.ready_at = instance.last_used_at = event.at
         model = instance.model
         model.failure = None
@@ -185,7 +185,7 @@ class Intake:
         self._state.forget_shortage(model)
         pause_s = backoff_s(model.failed_loads, self._policy)
         model.failure = Failure(error, at + pause_s)
-        model.load_wish = None
+        self._state.drop_wish(model)
         for request in list(model.queue):
             self._acts.reject_waiting(model, request, Refusal.LOAD_FAILED, error, pause_s)
 
@@ -196,6 +196,7 @@ class Intake:
         model = self._state.models.get(event.model) or self._state.new_model(ModelSpec(name=event.model))
         instance = self._state.add_instance(event.instance, model, self._changes.adopted(model, event), event.at)
         instance.is_adopted = True
+        self._state.stays_unplanned(model)
         if self._state.models.get(event.model) is not model or model.instance is not instance:
             self._acts.stop(instance)
 
@@ -205,19 +206,16 @@ class Intake:
         if model is None or model.spec.unusable is not None:
             return
         model.failure = None
-        if model.load_wish is None:
-            model.load_wish = Wish(event.at, self._state.next_order())
-            self._state.changes += 1
+        self._state.wish_for(model, event.at)
         if model.instance is not None:
             model.instance.unload_wanted = model.instance.is_outdated
-            self._state.moved(model)
+            self._state.stays_unplanned(model)
 
     def _note_unload(self, event: UnloadRequested) -> None:
         model = self._state.models.get(event.model)
         if model is None:
             return
-        model.load_wish = None
-        self._state.changes += 1
+        self._state.drop_wish(model)
         if model.instance is not None:
             model.instance.unload_wanted = True
             self._state.moved(model)

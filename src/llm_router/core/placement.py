@@ -35,8 +35,11 @@ def choose(
     First where nobody has to leave, then where that costs least; among equals where it can start now (not on a device
     that is `taken` by another start), then where least room is left over, so that large rooms stay whole.
     """
+    placements = possible_placements(model, state.devices)
+    if len(placements) == 1:
+        return _place(model, placements[0], state, policy, at, claims)
     best: tuple[tuple[Cost, bool, int], Choice] | None = None
-    for placement in possible_placements(model, state.devices):
+    for placement in placements:
         choice = _place(model, placement, state, policy, at, claims)
         if choice is None:
             continue
@@ -60,6 +63,8 @@ def _place(
         others = [instance for instance in staying if instance not in leaving]
         return fits_everywhere(model, placement, others, state.devices, claims)
 
+    if len(staying) < len(live) and is_enough(()):
+        return Choice(placement=placement, victims=(), is_free=False)
     candidates = [instance for instance in staying if not instance.model.spec.pinned]
     victims = cheapest_eviction(candidates, is_enough, policy, at)
     return None if victims is None else Choice(placement=placement, victims=victims, is_free=False)
@@ -88,7 +93,7 @@ def _left_over(placement: Reserved, state: State) -> int:
 def too_many(state: State, policy: PolicySpec, at: float) -> tuple[Instance, ...]:
     """Who leaves where residents don't fit even among themselves: one has grown, a device has shrunk, or they were
     adopted under a changed configuration. Never a pinned one."""
-    if state.fits_since == state.epoch:
+    if not state.may_be_crowded:
         return ()
     leaving: dict[int, Instance] = {}
 
@@ -107,7 +112,7 @@ def too_many(state: State, policy: PolicySpec, at: float) -> tuple[Instance, ...
     for seat in {seat for one in state.live.values() for seat in one.seats}:
         make_fit([one for one in state.live.values() if seat in one.seats], lambda holders: len(holders) <= 1)
     if not leaving:
-        state.fits_since = state.epoch
+        state.may_be_crowded = False
     return tuple(leaving.values())
 
 

@@ -49,6 +49,8 @@ def plan_switches(state: State, policy: PolicySpec, at: float) -> Plan:
     plan = Plan(order=_order(state, policy))
     for instance in too_many(state, policy, at):  # 1
         plan.needs[instance.id] = Need(float("-inf"), None)
+    if not plan.order:
+        return plan
     taken = _Taken(state)
     draining = [one for one in state.live.values() if one.drain_until is not None and not one.is_leaving_anyway]
     for model in plan.order:

@@ -30,7 +30,8 @@ class Settling:
         self._policy = policy
         self._acts = acts
         self._plan = Plan(order=())
-        self._planned = (-1, -1)
+        self._short: list[ModelState] = []
+        self._planned = -1
 
     def use(self, policy: PolicySpec) -> None:
         """These numbers hold from now on."""
@@ -49,19 +50,19 @@ class Settling:
         come to the same: most events in a crowd are one more request, or one less of many.
         """
         state = self._state
-        is_new = self._planned != (state.epoch, state.changes)
+        is_new = self._planned != state.changes
         if is_new:
             self._refuse_hopeless(at)  # 1
             self._start_beside()  # 2
             self._start_next(at)  # 3
         self._tend_all(self._plan, at)  # 4
-        if is_new or self._planned != (state.epoch, state.changes) or self._policy.concurrency is not None:
+        if is_new or self._planned != state.changes or self._policy.concurrency is not None:
             self._note_hot(self._plan)  # 5
             self._note_waits(self._plan)
 
-    def holds(self, counts: tuple[int, int]) -> bool:
-        """Whether all has been settled as of these counts (`State.epoch`, `State.changes`), and they still stand."""
-        return counts == self._planned == (self._state.epoch, self._state.changes)
+    def holds(self, changes: int) -> bool:
+        """Whether all has been settled as of this count (`State.changes`), and it still stands."""
+        return changes == self._planned == self._state.changes
 
     def _start_next(self, at: float) -> None:
         state = self._state
@@ -72,46 +73,47 @@ class Settling:
                 self._acts.start(model, self._plan.choices[model.name].placement)
             self._forget_evictions()
             self._plan = plan_switches(state, self._policy, at)
-        self._planned = state.epoch, state.changes
+        self._planned = state.changes
 
     def _refuse_hopeless(self, at: float) -> None:
         state = self._state
         if state.shutting_down:
-            for model in state.models.values():
-                model.load_wish = None
+            for model in list(state.wanted):
+                state.drop_wish(model)
             for request, model in list(state.waiting.items()):
                 state.dequeue(model, request)
                 self._acts.reject_at_shutdown(request)
         for model in state.in_need():
             if model.competes:
                 self._judge(model, at)
-        self._watch_room()
+        if self._short:
+            self._watch_room()
 
     def _judge(self, model: ModelState, at: float) -> None:
         """Memory that other programs hold may come back, so who needs it waits for a while, out of everybody's way."""
         verdict = why_never(model, self._state)
-        if verdict is not None and verdict.may_pass:
-            model.short_since = at if model.short_since is None else model.short_since
-            if at < model.short_since + self._policy.room_timeout_s:
-                return
         if verdict is None:
             model.short_since = None
             return
-        model.load_wish = None
+        if verdict.may_pass:
+            if model.short_since is None:
+                model.short_since = at
+                self._short.append(model)
+            if at < model.short_since + self._policy.room_timeout_s:
+                return
+        self._state.drop_wish(model)
         for request in list(model.queue):
             self._acts.reject_waiting(model, request, Refusal.NO_ROOM, verdict.detail)
         self._state.forget_shortage(model)
 
     def _watch_room(self) -> None:
         """Nobody is short of memory who isn't in need any more."""
-        short = []
-        for model in self._state.models.values():
-            if model.short_since is not None:
-                if model.is_wanted and model.needs_start:
-                    short.append(model.short_since)
-                else:
-                    model.short_since = None
-        self._acts.set_room_timer(min(short) + self._policy.room_timeout_s if short else None)
+        for model in self._short:
+            if not model.needs_start:
+                model.short_since = None
+        self._short = [model for model in self._short if model.short_since is not None]
+        since = [model.short_since for model in self._short if model.short_since is not None]
+        self._acts.set_room_timer(min(since) + self._policy.room_timeout_s if since else None)
 
     def _start_beside(self) -> None:
         for model in self._state.in_need():
@@ -173,12 +175,13 @@ class Settling:
 
     def _grant_waiting(self, at: float) -> None:
         """To whoever has been due for longest, over all instances: they may share a limited number of places."""
+        if not self._state.wanted:
+            return
         due: list[_Due] = []
         for instance in self._state.live.values():
-            if instance.is_serving:
-                if instance.model.load_wish is not None and not instance.is_outdated:
-                    instance.model.load_wish = None
-                    self._state.changes += 1
+            if instance.is_serving and instance.model.is_wanted:
+                if not instance.is_outdated:
+                    self._state.drop_wish(instance.model)
                 self._push_due(due, instance, at)
         while due and self._state.has_place:
             *_, request, instance = heappop(due)
@@ -200,6 +203,8 @@ class Settling:
     def _must_leave(self, instance: Instance, at: float) -> bool:
         """Promises don't hold it for longer than open requests would: else the wait of others had no bound."""
         turn_ends_at = instance.turn_ends_at
+        if turn_ends_at is None and not instance.unload_wanted:
+            return False
         if turn_ends_at is not None and at >= turn_ends_at + self._policy.drain_timeout_s:
             return True
         if instance.has_promises:

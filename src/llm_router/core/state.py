@@ -256,12 +256,11 @@ class State:
 
     `places`: leases that may be open altogether. `live`: instances by id, until they are gone. `leased`: who serves a
     granted request, until it is closed, even if the instance is gone. `waiting`: the model of each waiting request.
-    `hot`: instances by model whose grants and closes change nothing else. `evicted`: models that left to make room, and
+    `wanted`: the models of which `is_wanted` is true, so that nobody asks all the others. `hot`: instances by model whose grants and closes change nothing else. `evicted`: models that left to make room, and
     the model that it was for, until that one has used it. `room_timer`: when to look at `short_since` again.
-    `epoch` counts what changes who may be where: instances, their reservations, devices, models; `fits_since` is the
-    one in which all residents were found to fit. `rooms` counts only what no eviction could change. `changes` counts
-    what else a plan depends on: who is in need, who is idle, who drains, what time it is. While `epoch` and `changes`
-    stand still, the last plan still holds.
+    `changes` counts what a plan depends on: who is where, who is in need, who is idle, who drains, what time it is. While
+    it stands still, the last plan still holds. `rooms` counts only what no eviction could change. `may_be_crowded`:
+    residents that don't fit among themselves have to be looked for: since somebody came unplanned, grew, or lost room.
     """
 
     def __init__(self, specs: Iterable[ModelSpec], policy: PolicySpec) -> None:
@@ -272,11 +271,12 @@ class State:
         self.live: dict[int, Instance] = {}
         self.leased: dict[int, Instance] = {}
         self.waiting: dict[int, ModelState] = {}
+        self.wanted: dict[ModelState, None] = {}
         self.hot: dict[str, Instance] = {}
         self.evicted: dict[str, ModelState] = {}
         self.room_timer: float | None = None
-        self.epoch = self.changes = self.rooms = 0
-        self.fits_since = -1
+        self.changes = self.rooms = 0
+        self.may_be_crowded = False
         self.shutting_down = False
         self._last_instance = 0
         self._last_order = 0
@@ -300,14 +300,20 @@ class State:
 
     def moved(self, model: ModelState) -> None:
         """An instance of it came, went, or was told to go or stay."""
-        self.epoch += 1
+        self.changes += 1
         if model.spec.pinned:
             self.rooms += 1
 
+    def stays_unplanned(self, model: ModelState) -> None:
+        """An instance of it is there, or needn't go after all, and nobody has looked whether there is room for it."""
+        self.moved(model)
+        self.may_be_crowded = True
+
     def remeasured(self) -> None:
         """Memory, devices or models aren't what they were."""
-        self.epoch += 1
+        self.changes += 1
         self.rooms += 1
+        self.may_be_crowded = True
 
     def forget_shortage(self, model: ModelState) -> None:
         """It isn't given more room than others any longer."""
@@ -327,22 +333,42 @@ class State:
     def has_place(self) -> bool:
         return len(self.leased) < self.places
 
-    def enqueue(self, model: ModelState, request: int, at: float, request_class: RequestClass) -> None:
-        magnitude = model.queue.magnitude
-        is_first = model.queue.add(request, at, self.next_order(), _LANES[request_class])
-        if is_first or model.queue.magnitude != magnitude:
+    def wish_for(self, model: ModelState, at: float) -> None:
+        if model.load_wish is None:
+            model.load_wish = Wish(at, self.next_order())
+            self.wanted[model] = None
             self.changes += 1
-        self.waiting[request] = model
 
-    def dequeue(self, model: ModelState, request: int) -> None:
+    def drop_wish(self, model: ModelState) -> None:
+        if model.load_wish is not None:
+            model.load_wish = None
+            self._forget_unwanted(model)
+            self.changes += 1
+
+    def enqueue(self, model: ModelState, request: int, at: float, request_class: RequestClass) -> None:
         """Who is first and how many there are matters to a model in need; to one that serves, only whether anybody
         waits at all."""
-        magnitude = model.queue.magnitude
-        was_first = model.queue.remove(request)
-        is_change = was_first or model.queue.magnitude != magnitude
-        if (is_change and model.needs_start) or not model.queue.requests:
+        queue = model.queue
+        magnitude = queue.magnitude
+        is_first = queue.add(request, at, self.next_order(), _LANES[request_class])
+        if not magnitude or ((is_first or queue.magnitude != magnitude) and model.needs_start):
+            self.changes += 1
+        self.waiting[request] = model
+        self.wanted[model] = None
+
+    def dequeue(self, model: ModelState, request: int) -> None:
+        """As `enqueue`."""
+        queue = model.queue
+        magnitude = queue.magnitude
+        was_first = queue.remove(request)
+        if not queue.requests or ((was_first or queue.magnitude != magnitude) and model.needs_start):
             self.changes += 1
         del self.waiting[request]
+        self._forget_unwanted(model)
+
+    def _forget_unwanted(self, model: ModelState) -> None:
+        if not model.is_wanted:
+            self.wanted.pop(model, None)
 
     def open_lease(self, instance: Instance, request: int, at: float) -> None:
         instance.leases[request] = None
@@ -381,14 +407,8 @@ class State:
         return instance
 
     def in_need(self) -> list[ModelState]:
-        """The models that someone waits for and that must be started: those of which `needs_start` is true, written out
-        because every settling asks it of every model."""
-        return [
-            model
-            for model in self.models.values()
-            if (model.queue.requests or model.load_wish is not None)
-            and (model.instance is None or model.instance.lifecycle is Lifecycle.STOPPING)
-        ]
+        """The models that someone waits for and that must be started: those of which `needs_start` is true."""
+        return [model for model in self.wanted if model.needs_start]
 
     def tenants(self, device: str) -> list[Instance]:
         """Whoever has a reservation there, also while it starts or stops."""
