@@ -44,9 +44,10 @@ def test_a_line_for_programs_is_one_object() -> None:
 
 
 def test_it_says_what_it_is_about_and_nothing_else_that_it_carries() -> None:
-    found = as_json(record(model="qwen", instance=3, request=None, password="x"))
+    found = as_json(record(model="qwen", instance=3, request_id=None, password="x"))
     assert (found["model"], found["instance"]) == ("qwen", 3)
-    assert found.keys().isdisjoint({"request", "password"})
+    assert found.keys().isdisjoint({"request_id", "password"})
+    assert as_json(record(request_id="mine:1"))["request_id"] == "mine:1"
 
 
 def test_line_ends_and_any_text_stay_inside_of_one_line() -> None:

@@ -72,8 +72,9 @@ class Guard:
         """Who did what, from where, and whether he could. Reading is no act. Before the reply goes out, so that whoever
         has it finds the line."""
         path, client, caller = scope["path"], scope.get("client"), scope.get(CALLER)
+        about = {"request_id": number.decode()}
         if status >= 500:
-            _log.info("request %s to %s: %d", number.decode(), path, status)
+            _log.info("request %s to %s: %d", number.decode(), path, status, extra=about)
         if not _is_below(path, _ADMIN) or (scope["method"] in ("GET", "HEAD", "OPTIONS") and status not in (401, 403)):
             return
         _audit.info(
@@ -84,6 +85,7 @@ class Guard:
             client[0] if client else "a socket",
             status,
             number.decode(),
+            extra=about,
         )
 
 

@@ -1,6 +1,6 @@
 """The router's own log on stderr: as text for people, one JSON object a line for programs, or as the journal wants it.
 
-Counterparts: whoever logs, which says with `extra` what a line is about: `model`, `instance`, `request`.
+Counterparts: whoever logs, which says with `extra` what a line is about: `model`, `instance`, `request_id`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import TextIO
 
 # What a line may be about; whatever else a record carries stays out.
-FIELDS = ("model", "instance", "request")
+FIELDS = ("model", "instance", "request_id")
 
 # As sd-daemon(3) has them: journald takes the number in front of a line for its priority.
 _PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))

@@ -86,7 +86,8 @@ class ProtocolSink:
     def _head(self, status: int, headers: Headers, length: int | None) -> bytes:
         parts = [STATUS_LINE[status], b"x-request-id: ", self.number, b"\r\n"]
         if status >= 500:
-            _log.info("request %s: %d", self.number.decode(), status)
+            number = self.number.decode()
+            _log.info("request %s: %d", number, status, extra={"request_id": number})
         for name, value in headers:
             parts += (name, b": ", value, b"\r\n")
         if length is not None:
