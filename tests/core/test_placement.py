@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from llm_router.core.eviction import cheapest_eviction
 from llm_router.core.geometry import fits, possible_placements, spread
 from llm_router.core.lanes import Lanes
-from llm_router.core.placement import choose, why_never
+from llm_router.core.placement import choose, prospects_of
 from llm_router.core.specs import ANY_DEVICE, HOST, ModelSpec, PolicySpec
 from llm_router.core.state import Device, Instance, Lifecycle, ModelState, State
 
@@ -216,27 +216,29 @@ def chosen(
     return list(choice.placement), [victim.id for victim in choice.victims], choice.is_free
 
 
-class TestTheChoice:
-    NEW = model(ModelSpec(name="new", footprint_mib=8))
+def new() -> ModelState:
+    return model(ModelSpec(name="new", footprint_mib=8))
 
+
+class TestTheChoice:
     def test_where_nobody_has_to_leave_and_the_least_room_is_left_over(self) -> None:
         there = state({"0": 20, "1": 20, "2": 20}, instance(1, 14), instance(2, 10, device="1"))
-        assert chosen(self.NEW, there) == (["1"], [], True)
+        assert chosen(new(), there) == (["1"], [], True)
 
     def test_else_where_the_cheapest_leave(self) -> None:
         there = state({"0": 20, "1": 20}, instance(1, 14, busy=True), instance(2, 14, device="1"))
-        assert chosen(self.NEW, there) == (["1"], [2], False)
+        assert chosen(new(), there) == (["1"], [2], False)
 
     def test_rather_not_where_a_start_is_running(self) -> None:
         there = state({"0": 20, "1": 20}, instance(1, 10))
-        assert chosen(self.NEW, there, frozenset({"0"})) == (["1"], [], True)
+        assert chosen(new(), there, frozenset({"0"})) == (["1"], [], True)
         full = state({"0": 20, "1": 20}, instance(1, 10), instance(2, 20, device="1"))
-        assert chosen(self.NEW, full, frozenset({"0"})) == (["0"], [], True)  # to wait is better than to evict
+        assert chosen(new(), full, frozenset({"0"})) == (["0"], [], True)  # to wait is better than to evict
 
     def test_who_is_stopping_leaves_without_being_evicted_but_is_still_there(self) -> None:
         leaving = instance(1, 20)
         leaving.lifecycle = Lifecycle.STOPPING
-        assert chosen(self.NEW, state({"0": 20}, leaving)) == (["0"], [], False)
+        assert chosen(new(), state({"0": 20}, leaving)) == (["0"], [], False)
 
     def test_the_holder_of_a_seat_leaves_wherever_it_is(self) -> None:
         holder = instance(1, 1, device="1")
@@ -253,5 +255,5 @@ class TestTheChoice:
         newcomer = model(ModelSpec(name="new", footprint_mib=8, seats=frozenset({"seat"})))
         there = state({"0": 20}, holder)
         assert chosen(newcomer, there) is None
-        verdict = why_never(newcomer, there)
+        verdict = prospects_of(newcomer, there).never
         assert verdict is not None and "holder is pinned" in verdict.detail and not verdict.may_pass

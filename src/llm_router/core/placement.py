@@ -12,7 +12,7 @@ from functools import partial
 from llm_router.core.eviction import NOTHING, Cost, cheapest_eviction, cost_of
 from llm_router.core.geometry import fits, fits_everywhere, possible_placements
 from llm_router.core.specs import PolicySpec
-from llm_router.core.state import Device, Instance, ModelState, Reserved, State, Verdict, devices_for
+from llm_router.core.state import Device, Instance, ModelState, Prospects, Reserved, State, Verdict, devices_for
 
 Claims = Sequence[tuple[ModelState, Reserved]]
 
@@ -35,7 +35,7 @@ def choose(
     First where nobody has to leave, then where that costs least; among equals where it can start now (not on a device
     that is `taken` by another start), then where least room is left over, so that large rooms stay whole.
     """
-    placements = possible_placements(model, state.devices)
+    placements = prospects_of(model, state).placements
     if len(placements) == 1:
         return _place(model, placements[0], state, policy, at, claims)
     best: tuple[tuple[Cost, bool, int], Choice] | None = None
@@ -120,19 +120,20 @@ def _fit_on(device: Device, tenants: Sequence[Instance]) -> bool:
     return fits([(one.model, one.reserved[device.name]) for one in tenants], device.budget_mib)
 
 
-def why_never(model: ModelState, state: State) -> Verdict | None:
-    """Why no eviction could make room for the model; None: it can be placed. Found out once for each state of the
-    devices and the pinned ones."""
-    if model.verdict[0] != state.rooms:
-        model.verdict = state.rooms, _judge(model, state)
-    return model.verdict[1]
+def prospects_of(model: ModelState, state: State) -> Prospects:
+    """Found out once for each state of the devices and the pinned ones."""
+    found = model.prospects
+    if found is None or found.rooms != state.rooms:
+        placements = possible_placements(model, state.devices)
+        found = Prospects(rooms=state.rooms, placements=placements, never=_why_never(model, placements, state))
+        model.prospects = found
+    return found
 
 
-def _judge(model: ModelState, state: State) -> Verdict | None:
+def _why_never(model: ModelState, placements: Sequence[Reserved], state: State) -> Verdict | None:
     """1. A device that it needs is gone. 2. It is larger than its devices. 3. Who is pinned is in its way. 4. Other
     programs are.
     """
-    placements = possible_placements(model, state.devices)
     if not placements:  # 1
         return _gone(model, state.devices)
     nominal = [placement for placement in placements if _fits_nominally(model, placement, state.devices)]

@@ -28,12 +28,14 @@ class Need:
 @dataclass(slots=True)
 class Plan:
     """`order`: the models that wait for room, the most urgent first. `choices`: where each of them goes that has its
-    devices to itself. `starts`: those that can start at once. `needs`: the instances whose room is needed, by id."""
+    devices to itself. `starts`: those that can start at once. `needs`: the instances whose room is needed, by id.
+    `taken`: what is left for nobody else."""
 
-    order: tuple[ModelState, ...]
+    order: tuple[ModelState, ...] = ()
     choices: dict[str, Choice] = field(default_factory=dict)
     starts: list[ModelState] = field(default_factory=list)
     needs: dict[int, Need] = field(default_factory=dict)
+    taken: _Taken | None = None
 
 
 def plan_switches(state: State, policy: PolicySpec, at: float) -> Plan:
@@ -46,14 +48,24 @@ def plan_switches(state: State, policy: PolicySpec, at: float) -> Plan:
        So nobody new is asked to leave there: the next switch couldn't begin, and meanwhile they serve.
     4. Who has waited in vain for a place since long ago shortens the turns there, even if another is to have it.
     """
-    plan = Plan(order=_order(state, policy))
+    plan = Plan()
     for instance in too_many(state, policy, at):  # 1
         plan.needs[instance.id] = Need(float("-inf"), None)
-    if not plan.order:
-        return plan
-    taken = _Taken(state)
+    extend(plan, state, policy, at)
+    return plan
+
+
+def extend(plan: Plan, state: State, policy: PolicySpec, at: float) -> bool:
+    """Go on with a plan that lacks nothing but the last of the order; False: somebody comes in front of the others."""
+    order, planned = _order(state, policy), len(plan.order)
+    if order[:planned] != plan.order:
+        return False
+    plan.order = order
+    if len(order) == planned:
+        return True
+    taken = plan.taken = plan.taken or _Taken(state)
     draining = [one for one in state.live.values() if one.drain_until is not None and not one.is_leaving_anyway]
-    for model in plan.order:
+    for model in order[planned:]:
         names = model.names
         choice = None if taken.has_all(names) else _choose(model, state, policy, at, taken)
         if choice is not None and taken.is_free_for(choice.placement.keys(), model):  # 2
@@ -66,7 +78,7 @@ def plan_switches(state: State, policy: PolicySpec, at: float) -> Plan:
             _go_on_draining(plan, names, model, draining, taken)  # 3
         _shorten_turns(plan, names, model, state)  # 4
         taken.take(choice.placement if choice is not None else {}, model)
-    return plan
+    return True
 
 
 def _order(state: State, policy: PolicySpec) -> tuple[ModelState, ...]:

@@ -77,10 +77,9 @@ class Scheduler:
         elif type(event) is ModelsChanged and event.policy is not None:
             self._use(event.policy)
         commands = self._acts.begin(event.at)
-        changes = state.changes
         can_follow = self._can_something_follow(event)
         self._intake.note(event)
-        if can_follow or not self._settling.holds(changes):
+        if can_follow or not self._settling.holds():
             self._settling.settle(event.at)
             self._settled_at = event.at
         return commands

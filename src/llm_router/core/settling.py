@@ -13,8 +13,8 @@ from llm_router.core.commands import Refusal
 from llm_router.core.decisions import Action
 from llm_router.core.events import TimerKind
 from llm_router.core.eviction import residency_end
-from llm_router.core.placement import why_never
-from llm_router.core.planning import Need, Plan, contested, plan_switches
+from llm_router.core.placement import prospects_of
+from llm_router.core.planning import Need, Plan, contested, extend, plan_switches
 from llm_router.core.policy import turn_end
 from llm_router.core.reasons import explain
 from llm_router.core.specs import PolicySpec
@@ -29,9 +29,9 @@ class Settling:
         self._state = state
         self._policy = policy
         self._acts = acts
-        self._plan = Plan(order=())
+        self._plan = Plan()
         self._short: list[ModelState] = []
-        self._planned = -1
+        self._planned = self._counts()
 
     def use(self, policy: PolicySpec) -> None:
         """These numbers hold from now on."""
@@ -49,31 +49,35 @@ class Settling:
         As long as nothing changes that a plan depends on (see `State.changes`), the last one holds, and 1 to 3 would
         come to the same: most events in a crowd are one more request, or one less of many.
         """
-        state = self._state
-        is_new = self._planned != state.changes
+        is_new = self._planned != self._counts()
         if is_new:
             self._refuse_hopeless(at)  # 1
             self._start_beside()  # 2
             self._start_next(at)  # 3
         self._tend_all(self._plan, at)  # 4
-        if is_new or self._planned != state.changes or self._policy.concurrency is not None:
+        if is_new or self._planned != self._counts() or self._policy.concurrency is not None:
             self._note_hot(self._plan)  # 5
             self._note_waits(self._plan)
 
-    def holds(self, changes: int) -> bool:
-        """Whether all has been settled as of this count (`State.changes`), and it still stands."""
-        return changes == self._planned == self._state.changes
+    def holds(self) -> bool:
+        """Whether nothing has changed that a plan depends on."""
+        return self._planned == self._counts()
+
+    def _counts(self) -> tuple[int, int]:
+        return self._state.changes, self._state.arrivals
 
     def _start_next(self, at: float) -> None:
         state = self._state
         self._forget_evictions()
-        self._plan = plan_switches(state, self._policy, at)
+        has_only_more = self._planned[0] == state.changes
+        if not (has_only_more and extend(self._plan, state, self._policy, at)):
+            self._plan = plan_switches(state, self._policy, at)
         while self._plan.starts:
             for model in self._plan.starts:
                 self._acts.start(model, self._plan.choices[model.name].placement)
             self._forget_evictions()
             self._plan = plan_switches(state, self._policy, at)
-        self._planned = state.changes
+        self._planned = self._counts()
 
     def _refuse_hopeless(self, at: float) -> None:
         state = self._state
@@ -91,7 +95,7 @@ class Settling:
 
     def _judge(self, model: ModelState, at: float) -> None:
         """Memory that other programs hold may come back, so who needs it waits for a while, out of everybody's way."""
-        verdict = why_never(model, self._state)
+        verdict = prospects_of(model, self._state).never
         if verdict is None:
             model.short_since = None
             return

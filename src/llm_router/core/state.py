@@ -7,7 +7,7 @@ decided here: methods and properties say what is, never what should be.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -88,7 +88,7 @@ class ModelState:
     `ran_out`: its last start failed for want of memory, so that the next one is given more room.
     `short_since`: since when other programs have held the memory it needs. `uses`: requests granted since `rate` was
     last brought up to date. `obstacle`: what it was last said to wait for. `names`: the
-    devices that it may use. `verdict`: why no room can be made for it, and when (`State.rooms`) that was found out.
+    devices that it may use. `prospects`: where there could be room for it, as found out last.
     """
 
     spec: ModelSpec
@@ -108,7 +108,7 @@ class ModelState:
     uses: int = 0
     obstacle: object = None
     names: frozenset[str] = frozenset()
-    verdict: tuple[int, Verdict | None] = (-1, None)
+    prospects: Prospects | None = None
 
     @property
     def name(self) -> str:
@@ -247,6 +247,16 @@ class Verdict:
     may_pass: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prospects:
+    """What holds for a model until `State.rooms` changes. `placements`: each way to place it, whoever else is there.
+    `never`: why no eviction could make room for it; None: it can be placed."""
+
+    rooms: int
+    placements: Sequence[Reserved]
+    never: Verdict | None
+
+
 def slots_of(spec: ModelSpec) -> int:
     return _UNLIMITED if spec.concurrency is None else spec.concurrency
 
@@ -256,11 +266,14 @@ class State:
 
     `places`: leases that may be open altogether. `live`: instances by id, until they are gone. `leased`: who serves a
     granted request, until it is closed, even if the instance is gone. `waiting`: the model of each waiting request.
-    `wanted`: the models of which `is_wanted` is true, so that nobody asks all the others. `hot`: instances by model whose grants and closes change nothing else. `evicted`: models that left to make room, and
-    the model that it was for, until that one has used it. `room_timer`: when to look at `short_since` again.
-    `changes` counts what a plan depends on: who is where, who is in need, who is idle, who drains, what time it is. While
-    it stands still, the last plan still holds. `rooms` counts only what no eviction could change. `may_be_crowded`:
-    residents that don't fit among themselves have to be looked for: since somebody came unplanned, grew, or lost room.
+    `wanted`: the models that somebody wants, so that nobody asks all the others. `hot`: instances by model whose grants
+    and closes change nothing else. `evicted`: models that left to make room, and the model that it was for, until that
+    one has used it. `room_timer`: when to look at `short_since` again.
+
+    `changes` counts what a plan depends on: who is where, who is in need, who is idle, who drains, what time it is.
+    While it stands still, the last plan still holds, but for who has come to wait since: `arrivals` counts those.
+    `rooms` counts only what no eviction could change. `may_be_crowded`: residents that don't fit among themselves have
+    to be looked for, since somebody came unplanned, grew, or lost room.
     """
 
     def __init__(self, specs: Iterable[ModelSpec], policy: PolicySpec) -> None:
@@ -275,7 +288,7 @@ class State:
         self.hot: dict[str, Instance] = {}
         self.evicted: dict[str, ModelState] = {}
         self.room_timer: float | None = None
-        self.changes = self.rooms = 0
+        self.changes = self.arrivals = self.rooms = 0
         self.may_be_crowded = False
         self.shutting_down = False
         self._last_instance = 0
@@ -337,7 +350,7 @@ class State:
         if model.load_wish is None:
             model.load_wish = Wish(at, self.next_order())
             self.wanted[model] = None
-            self.changes += 1
+            self.arrivals += 1
 
     def drop_wish(self, model: ModelState) -> None:
         if model.load_wish is not None:
@@ -351,10 +364,12 @@ class State:
         queue = model.queue
         magnitude = queue.magnitude
         is_first = queue.add(request, at, self.next_order(), _LANES[request_class])
-        if not magnitude or ((is_first or queue.magnitude != magnitude) and model.needs_start):
-            self.changes += 1
         self.waiting[request] = model
         self.wanted[model] = None
+        if model.needs_start:
+            self.arrivals += is_first or queue.magnitude != magnitude
+        elif not magnitude:
+            self.changes += 1
 
     def dequeue(self, model: ModelState, request: int) -> None:
         """As `enqueue`."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from llm_router.core.decisions import Decision, Decisions
 from llm_router.core.geometry import possible_placements
-from llm_router.core.placement import choose, why_never
+from llm_router.core.placement import choose, prospects_of
 from llm_router.core.planning import plan_switches
 from llm_router.core.policy import urgency
 from llm_router.core.reasons import ahead_of, explain
@@ -66,7 +66,7 @@ def why(state: State, policy: PolicySpec, at: float, name: str, decisions: Decis
     plan = plan_switches(state, policy, at)
     instance = model.instance
     names = sorted(model.names)
-    verdict = why_never(model, state)
+    never = prospects_of(model, state).never
     choice = plan.choices.get(name) or choose(model, state, policy, at, (), frozenset())
     placements = possible_placements(model, state.devices)
     needs = choice.placement if choice is not None else (placements or [{}])[0]
@@ -81,7 +81,7 @@ def why(state: State, policy: PolicySpec, at: float, name: str, decisions: Decis
         needs_mib=instance.reserved if instance is not None else needs,
         rooms=tuple(_room(state.devices[device], state) for device in names if device in state.devices),
         would_leave=() if choice is None or resident else tuple(victim.model.name for victim in choice.victims),
-        never=None if verdict is None or resident else verdict.detail,
+        never=None if never is None or resident else never.detail,
         ahead=tuple(other.name for other in ahead_of(model, plan, state)) if model.is_wanted else (),
         urgency={other.name: urgency(other, policy)[0] for other in plan.order},
         decisions=_last(decisions, {name, *names}),
