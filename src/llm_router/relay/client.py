@@ -17,6 +17,7 @@ import httptools
 from llm_router.errors import LlmRouterError, UpstreamGarbage, UpstreamLost, UpstreamTimeout
 from llm_router.relay.headers import ReplyHead
 from llm_router.relay.heads import KnownHead, learn
+from llm_router.relay.lane import Lane, is_whole
 from llm_router.relay.lease import Upstream
 
 Headers = list[tuple[bytes, bytes]]
@@ -26,6 +27,7 @@ _IDLE_S = 30.0  # shorter than any engine's keep-alive we know; a connection tha
 _CONNECT_S = 5.0
 _LATE_S = 30.0
 _LEARN_MAX = 8  # heads that are different each time aren't worth remembering
+_LANES_MAX = 8  # nor is what a stream looks like that looks different each time
 _MAX_HEAD = 8 * 1024 * 1024  # bytes until a head is complete, which may come with its whole body
 
 
@@ -38,6 +40,10 @@ class Reply(Protocol):
     def reply_data(self, data: bytes) -> bool:
         """Returns False for a mere sign of life, such as a comment in a stream: it doesn't end a silence, because a
         server that hangs may go on sending them."""
+        ...
+
+    def reply_lane(self) -> Lane | None:
+        """What takes the chunks that follow, as long as it can; asked after a piece that was one whole chunk."""
         ...
 
     def reply_late(self) -> None:
@@ -211,6 +217,8 @@ class _Connection(asyncio.Protocol):
         "_head_size",
         "_keep_alive",
         "_known",
+        "_lane",
+        "_lanes",
         "_last",
         "_learned",
         "_length",
@@ -258,6 +266,8 @@ class _Connection(asyncio.Protocol):
         self._extra = False
         self._keep_alive = False
         self._received = False
+        self._lane: Lane | None = None
+        self._lanes = _LANES_MAX
 
     # -- what the pool and the call ask for
 
@@ -271,6 +281,7 @@ class _Connection(asyncio.Protocol):
         self._transport.write(call.request)
 
     def abort(self) -> None:
+        self._lane = None
         if self._transport is not None:
             self._transport.abort()
 
@@ -312,6 +323,11 @@ class _Connection(asyncio.Protocol):
         self._last = self._pool.now
 
     def data_received(self, data: bytes) -> None:
+        if self._lane is not None:
+            if self._lane(data):
+                self._last = self._pool.now
+                return
+            self._lane = None
         call = self._call
         if call is None:  # a server has nothing to say on an idle connection
             self.abort()
@@ -323,28 +339,43 @@ class _Connection(asyncio.Protocol):
             if whole is not None:
                 self._take(call, self._known, whole)
                 return
+        if not self._is_read(data):
+            return
+        if self._complete:
+            del self._body[self._pieces :]
+        if self._body and not self._pass_on(call, data):
+            self._last = last
+        if self._complete:
+            if is_first and self._learned < _LEARN_MAX:
+                self._learn(data)
+            self._finish()
+
+    def _is_read(self, data: bytes) -> bool:
+        """Lets llhttp read it. False: it can't be read, and all that follows from that is done."""
         if not self._status and self._is_endless(len(data)):
             self._fail(UpstreamGarbage(f"cannot read the reply of {self.upstream.model}: its head doesn't end"))
-            return
+            return False
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
             if not self._complete:  # after the end of a reply, garbage only costs the connection
                 self._fail(UpstreamGarbage(f"cannot read the reply of {self.upstream.model}: {error}"))
-                return
+                return False
             self._extra = True
-        pieces = self._body
-        if self._complete:
-            del pieces[self._pieces :]
-        if pieces:
-            body = pieces.pop() if len(pieces) == 1 else self._joined()
-            reply = call.reply
-            if reply is not None and not reply.reply_data(body):
-                self._last = last
-        if self._complete:
-            if is_first and self._learned < _LEARN_MAX:
-                self._learn(data)
-            self._finish()
+        return True
+
+    def _pass_on(self, call: Call, data: bytes) -> bool:
+        """What llhttp found of the body in `data`. Returns what `Reply.reply_data` does."""
+        body = self._body.pop() if len(self._body) == 1 else self._joined()
+        reply = call.reply
+        if reply is None:
+            return True
+        if not reply.reply_data(body):
+            return False
+        if self._lanes and is_whole(data, body) and call.reply is not None:
+            self._lanes -= 1
+            self._lane = reply.reply_lane()
+        return True
 
     def _is_endless(self, size: int) -> bool:
         self._received = True

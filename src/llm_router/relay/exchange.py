@@ -20,6 +20,7 @@ from llm_router.relay.failure import Failure
 from llm_router.relay.gate import Gate
 from llm_router.relay.headers import ReplyHead, RequestHead
 from llm_router.relay.held import Held, may_be_held
+from llm_router.relay.lane import Lane, Write
 from llm_router.relay.lease import Dispatcher, Upstream
 from llm_router.relay.recorder import CANCELLED, COMPLETED, SERVER_REFUSED, UPSTREAM_ERROR, Recorder
 from llm_router.relay.reply import rewrite_reply
@@ -62,6 +63,7 @@ class Exchange:
         "_attempt",
         "_body",
         "_call",
+        "_chunks",
         "_client",
         "_held",
         "_paused",
@@ -92,6 +94,7 @@ class Exchange:
         self._announcer: Announcer | None = None
         self._upstream: Upstream | None = None
         self._started = False  # the sink has a head
+        self._chunks: Write | None = None
         self._relayed = False  # the client has something of a reply that passes as it is
         self._paused = False
         self._attempt = 1
@@ -253,6 +256,10 @@ class Exchange:
         elif not self._held.add(data):
             self._let_go(self._held)
         return True
+
+    def reply_lane(self) -> Lane | None:
+        rewriter, write = self._rewriter, self._chunks
+        return None if rewriter is None or write is None else rewriter.lane(write)
 
     def reply_late(self) -> None:
         if self._upstream is not None:
@@ -420,7 +427,7 @@ class Exchange:
 
     def _head(self, status: int, headers: Headers, length: int | None) -> None:
         self._started = True
-        self._sink.head(status, headers, length)
+        self._chunks = self._sink.head(status, headers, length)
 
     def _close(self, *, lost: bool) -> None:
         """Idempotent: no timer, no connection, no lease is left."""

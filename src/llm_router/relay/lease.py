@@ -46,8 +46,9 @@ class Waiter(Protocol):
 
 class Dispatcher(Protocol):
     def open(self, model: str, *, request_class: str, waiter: Waiter) -> int:
-        """Ask for a lease on `model` (a canonical name). `request_class`: "interactive", "normal", "background" or
-        "task". Returns the request's id, under which it can be closed."""
+        """Ask for a lease on `model` (a canonical name). `request_class`: "interactive", "normal", "background",
+        "task", or "aside": a task that doesn't wait for anything. Returns the request's id, under which it can be
+        closed until it is granted; then it is closed under the one that is told with that."""
         ...
 
     def close(self, request: int, *, lost: bool = False) -> None:

@@ -22,18 +22,16 @@ from llm_router.relay.exchange import Exchange, Services
 from llm_router.relay.gate import Caller, Gate, asking
 from llm_router.relay.headers import RequestHead
 from llm_router.relay.heads import KnownHead, learn
+from llm_router.relay.lane import Write, framed
 from llm_router.relay.request import Target
 
 _log = logging.getLogger(__name__)
 
-# Ready-made, because formatting one costs as much as everything else that is done for a token here.
 _HEAD_S = 30.0
 _HEAD_MAX = 64 * 1024
 _HEADERS_MAX = 200
 _LEARN_MAX = 8  # heads that are different each time aren't worth remembering
 _TIMERS_GRAIN_S = 0.002
-_USUAL = 2048
-_CHUNK_HEADS = [b"%x\r\n" % size for size in range(_USUAL)]
 
 
 class _Nobody:
@@ -80,8 +78,9 @@ class ProtocolSink:
         self._write(self._head(status, headers, len(body)) + body)  # one write, one system call
         self.end()
 
-    def head(self, status: int, headers: Headers, length: int | None) -> None:
+    def head(self, status: int, headers: Headers, length: int | None) -> Write | None:
         self._write(self._head(status, headers, length))
+        return self._write if self._chunked else None
 
     def _head(self, status: int, headers: Headers, length: int | None) -> bytes:
         parts = [STATUS_LINE[status], b"x-request-id: ", self.number, b"\r\n"]
@@ -100,11 +99,8 @@ class ProtocolSink:
 
     def data(self, data: bytes) -> None:
         if self._chunked:
-            size = len(data)
-            if size == 0:
-                return  # an empty chunk would be the end
-            head = _CHUNK_HEADS[size] if size < _USUAL else b"%x\r\n" % size
-            self._write(b"".join((head, data, b"\r\n")))
+            if data:  # an empty chunk would be the end
+                self._write(framed(data))
         else:
             self._write(data)
 

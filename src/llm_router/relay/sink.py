@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from llm_router.relay.client import Headers
+from llm_router.relay.lane import Write
 
 
 class Sink(Protocol):
@@ -14,8 +15,11 @@ class Sink(Protocol):
     def reply(self, status: int, headers: Headers, body: bytes) -> None:
         """A whole reply at once, instead of all that follows."""
 
-    def head(self, status: int, headers: Headers, length: int | None) -> None:
-        """`length`: the body's, in bytes; None: not known, so the sink frames it. Once, before anything else."""
+    def head(self, status: int, headers: Headers, length: int | None) -> Write | None:
+        """`length`: the body's, in bytes; None: not known, so the sink frames it. Once, before anything else.
+
+        Returns what takes whole chunks, framed as HTTP does, in the place of `data`; None: nothing does."""
+        ...
 
     def data(self, data: bytes) -> None: ...
 

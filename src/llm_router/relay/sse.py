@@ -19,6 +19,7 @@ from llm_router.relay import usage as tokens
 from llm_router.relay.chunk import Chunk, Naming, Raws, decode_object, decoded, encode, is_said, raw, read_chunk
 from llm_router.relay.events import Cutter, as_event, lines_of
 from llm_router.relay.failure import DONE, Failure
+from llm_router.relay.lane import Lane, Write, lane
 from llm_router.relay.status_text import marked
 from llm_router.relay.template import Template, learn
 
@@ -115,6 +116,11 @@ class StreamRewriter:
             self.count += 1
             return known
         return self._read(data, now)
+
+    def lane(self, write: Write) -> Lane | None:
+        """For chunks like the one before; None: there was none, or something else has to come first. Good for as long
+        as everything goes into it."""
+        return None if self.quickly is _unknown else lane(self._templates[0], self, write)
 
     def finish(self, now: float) -> bytes:
         """What to send when the upstream has ended cleanly. An event that was cut off is dropped, as SSE wants it."""

@@ -1,9 +1,9 @@
 """Knowing an event by its surroundings: the reason why a token costs no parsing.
 
-Counterpart: `sse`, which reads an event the slow way first. The chunks of one stream differ in nothing but one JSON
-string. Once an event has been read and understood, another that has the same bytes before and after that string means
-the same, whatever the text: nothing within a string can open a key. Searching each event for suspicious words instead
-would cost more, and be right only as long as the list of words is.
+Counterparts: `sse`, which reads an event the slow way first; `lane`, which does the same to a whole chunk. The chunks
+of one stream differ in nothing but one JSON string. Once an event has been read and understood, another that has the
+same bytes before and after that string means the same, whatever the text: nothing within a string can open a key.
+Searching each event for suspicious words instead would cost more, and be right only as long as the list of words is.
 """
 
 from __future__ import annotations
@@ -16,8 +16,13 @@ from typing import NamedTuple
 _TEXT = re.compile(rb'"(?:content|reasoning_content|reasoning|text|arguments)" ?: ?"([^"\\]*(?:\\.[^"\\]*)*)"')
 _INSIDE_STRING = re.compile(rb'[^"\\\x00-\x1f]*(?:\\[^\x00-\x1f][^"\\\x00-\x1f]*)*')
 # As numbers: `number in bytes` is one memchr, ten times as fast as looking for bytes of length one.
-_BACKSLASH, _QUOTE, _LF, _CR = b'\\"\n\r'
+BACKSLASH, QUOTE, LF, CR = b'\\"\n\r'
 _PROBE = b"~a-text-nobody-writes~"
+
+
+def is_inside_string(text: bytes) -> bool:
+    """Whether a JSON string that this stands in goes on after it."""
+    return _INSIDE_STRING.fullmatch(text) is not None
 
 
 class Template(NamedTuple):
@@ -41,10 +46,10 @@ class Template(NamedTuple):
             return None
         # The text must neither be empty nor end the string that it stands in, nor the line.
         text = event[start:end]
-        if _BACKSLASH in text:
-            if _INSIDE_STRING.fullmatch(text) is None:
+        if BACKSLASH in text:
+            if not is_inside_string(text):
                 return None
-        elif not text or _QUOTE in text or _LF in text or _CR in text:
+        elif not text or QUOTE in text or LF in text or CR in text:
             return None
         return event if same else out_before + text + out_after
 

@@ -1,0 +1,217 @@
+"""What goes by the express lane is what would have come out of the long way, to the byte."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_replies import DONE, FINISH, SSE_HEAD, TOKEN
+from wire import Bench, Client, chunked, read_request
+
+from llm_router.errors import LlmRouterError
+from llm_router.relay import client as upstream_half
+from llm_router.relay.client import Call, Pool
+from llm_router.relay.headers import ReplyHead
+from llm_router.relay.lane import Lane, framed, is_whole, lane
+from llm_router.relay.lease import Upstream
+from llm_router.relay.sse import StreamRewriter
+from llm_router.relay.template import Template, learn
+
+UPSTREAM = Upstream(model="m", instance=1, host="127.0.0.1", port=1, host_header=b"127.0.0.1:1")
+
+
+class Counted:
+    count = 0
+
+
+def template(*, changed: bool = False) -> Template:
+    found = learn(TOKEN % b"x", (lambda event: event.replace(b'"object"', b'"thing"')) if changed else None)
+    assert found is not None
+    return found
+
+
+TEXTS = st.lists(st.sampled_from([b"a", b"\\", b'"', b"\n", b"\r", b"\\n", b'\\"', b"\xc3\xa4", b"x" * 300])).map(
+    b"".join
+)
+
+
+@given(TEXTS, st.booleans())
+def test_it_takes_what_the_template_takes_and_writes_what_that_makes_of_it(text: bytes, changed: bool) -> None:
+    known, counted, written = template(changed=changed), Counted(), list[bytes]()
+    take = lane(known, counted, written.append)
+    made = known.apply(TOKEN % text)
+    assert take(framed(TOKEN % text)) == (made is not None)
+    assert written == ([] if made is None else [framed(made)])
+    assert counted.count == len(written)
+
+
+WHOLE = framed(TOKEN % b"hello")
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        b"",
+        WHOLE[:-1],
+        WHOLE[1:],
+        WHOLE + WHOLE,
+        WHOLE + b"0\r\n\r\n",
+        b"0" + WHOLE,
+        b"\r\n" + WHOLE[:-2],
+        WHOLE[:2].upper() + WHOLE[2:] if WHOLE[:2].upper() != WHOLE[:2] else WHOLE.replace(b"\r\n", b";x\r\n", 1),
+        WHOLE.replace(b"\r\n", b"\n"),
+        WHOLE[:-2] + b"\n\n",
+        framed(TOKEN % b"")[:-2],
+        framed(TOKEN % b""),
+        framed(TOKEN % b"hello" + TOKEN % b"hello"),
+        framed(b": comment\n\n"),
+        framed(FINISH),
+        TOKEN % b"hello",
+        b"x" * 100_000,
+    ],
+)
+def test_it_takes_nothing_but_one_whole_chunk(piece: bytes) -> None:
+    counted, written = Counted(), list[bytes]()
+    assert not lane(template(), counted, written.append)(piece)
+    assert (counted.count, written) == (0, [])
+
+
+@given(st.binary(min_size=1, max_size=300), st.binary(max_size=8), st.binary(max_size=8))
+def test_a_piece_is_whole_if_its_frame_and_body_are_all_of_it(body: bytes, before: bytes, after: bytes) -> None:
+    assert is_whole(framed(body), body)
+    assert is_whole(before + framed(body) + after, body) == (not before and not after)
+
+
+class Relayed:
+    """Receives a reply as `Exchange` does, and writes chunks."""
+
+    def __init__(self) -> None:
+        self.rewriter = StreamRewriter(chat=True, include_usage=True, performance=False, sent_at=0.0)
+        self.written: list[bytes] = []
+        self.by_lane = 0
+
+    def reply_head(self, status: int, head: ReplyHead, length: int | None) -> None:
+        assert status == 200
+
+    def reply_data(self, data: bytes) -> bool:
+        known = self.rewriter.quickly(data)
+        if known is not None:
+            self.rewriter.count += 1
+            self.written.append(known)
+            return True
+        out = self.rewriter.feed(data, 1.0)
+        if out:
+            self.written.append(out)
+        return not self.rewriter.silent
+
+    def reply_lane(self) -> Lane | None:
+        return self.rewriter.lane(self._write)
+
+    def _write(self, chunk: bytes) -> None:
+        head, _, rest = chunk.partition(b"\r\n")
+        assert rest.endswith(b"\r\n")
+        assert len(rest) - 2 == int(head, 16)
+        self.written.append(rest[:-2])
+        self.by_lane += 1
+
+    def reply_late(self) -> None:
+        raise AssertionError
+
+    def reply_end(self) -> None:
+        self.written.append(self.rewriter.finish(2.0))
+
+    def reply_lost(self, error: LlmRouterError) -> None:
+        self.written.append(error.message.encode())
+
+
+class Wire(asyncio.Transport):
+    """Takes all, and closes when it is told to."""
+
+    closed = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None: ...
+
+    def abort(self) -> None:
+        self.closed = True
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+
+class Connections:
+    """A pool of nothing."""
+
+    now = 0.0
+
+    def opened(self, connection: object) -> None: ...
+
+    def idle(self, connection: object) -> None: ...
+
+
+def relayed(pieces: list[bytes], lanes: int) -> Relayed:
+    """What becomes of a reply that comes in these pieces."""
+    reply, wire = Relayed(), Wire()
+    connection = upstream_half._Connection(cast("Pool", Connections()), UPSTREAM)
+    connection.connection_made(wire)
+    connection.begin(Call(UPSTREAM, b"", reply, without_body=False))
+    connection._lanes = lanes
+    connection.data_received(SSE_HEAD)
+    for piece in pieces:
+        if not wire.closed and connection._call is not None:
+            connection.data_received(piece)
+    return reply
+
+
+# A chunk within a chunk, in pieces that look like whole ones.
+_TRAP = [b"%x\r\n" % len(WHOLE * 2), WHOLE, WHOLE, b"\r\n"]
+_COMMENTS = b": ping\n\n"
+CHUNKS = st.one_of(
+    st.sampled_from([b"a", b"bc", b"\\n", b'\\"x', b"x" * 250]).map(lambda text: [framed(TOKEN % text)]),
+    st.sampled_from([[framed(_COMMENTS)], _TRAP, [framed(TOKEN % b"a" + TOKEN % b"b")], [framed(FINISH)], [b"zz\r\n"]]),
+    st.tuples(st.sampled_from([b"a", b"bc"]), st.integers(1, 60)).map(
+        lambda both: [framed(TOKEN % both[0])[: both[1]], framed(TOKEN % both[0])[both[1] :]]
+    ),
+)
+
+
+@given(st.lists(CHUNKS, max_size=30), st.lists(st.integers(0, 40), max_size=3))
+def test_a_stream_is_the_same_with_it_and_without(chunks: list[list[bytes]], joints: list[int]) -> None:
+    pieces = [piece for chunk in chunks for piece in chunk] + [framed(DONE), b"0\r\n\r\n"]
+    for joint in joints:  # some come together with the next
+        if joint + 1 < len(pieces):
+            pieces[joint : joint + 2] = [pieces[joint] + pieces[joint + 1]]
+    fast, slow = relayed(pieces, lanes=8), relayed(pieces, lanes=0)
+    assert b"".join(fast.written) == b"".join(slow.written)
+    assert fast.rewriter.count == slow.rewriter.count
+    assert slow.by_lane == 0
+
+
+def test_tokens_take_it_from_the_second_on() -> None:
+    pieces = [framed(TOKEN % b"a")] * 10 + [framed(FINISH), framed(DONE), b"0\r\n\r\n"]
+    assert relayed(pieces, lanes=8).by_lane == 9
+
+
+def test_a_stream_that_looks_different_each_time_is_given_up() -> None:
+    pieces = [piece for _ in range(20) for piece in (framed(TOKEN % b"a"), framed(TOKEN % b"a"), framed(_COMMENTS))]
+    assert relayed(pieces, lanes=3).by_lane == 3
+
+
+async def test_a_client_that_leaves_is_heeded_in_it(bench: Bench) -> None:
+    async def endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(SSE_HEAD)
+        while True:
+            for piece in chunked(TOKEN % (b"x" * 1000)):
+                writer.write(piece)
+            await writer.drain()
+
+    bench.upstream.script = endless
+    client: Client = await bench.client()
+    client.chat(stream=True)
+    await client.reader.readuntil(b"xxxx")
+    client.writer.transport.abort()
+    await bench.dispatcher.until(lambda: bench.dispatcher.closed == [(1, False)])
+    await asyncio.wait_for(bench.upstream.gone.wait(), 5)
