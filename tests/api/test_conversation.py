@@ -54,7 +54,7 @@ def conversation(dispatcher: Scripted) -> Conversation:
 async def test_whether_a_model_may_be_used_loads_nothing_and_leaves_no_lease() -> None:
     dispatcher = Scripted()
     conversation(dispatcher).check("m")
-    assert dispatcher.opened == [("m", "task")]
+    assert dispatcher.opened == [("m", "aside")]
     assert 1 in dispatcher.closed
 
 

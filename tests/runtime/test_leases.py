@@ -12,6 +12,7 @@ from llm_router.errors import LlmRouterError, RateLimited
 from llm_router.relay.gate import asking
 from llm_router.relay.lease import Upstream
 from llm_router.runtime.leases import Leases
+from llm_router.runtime.patience import Outlook, Timer
 
 
 class OneAtATime:
@@ -65,11 +66,17 @@ class Desk:
             upstream_of=_nothing,
             progress_of=lambda request: None,
             suspect=lambda instance: None,
+            outlook=lambda model: Outlook.NONE,
+            call_later=_never,
         )
 
     def open(self) -> tuple[int, Waiter]:
         waiter = Waiter()
         return self.leases.open("m", request_class="normal", waiter=waiter), waiter
+
+
+def _never(delay_s: float, callback: Callable[[], None]) -> Timer:
+    raise AssertionError("nothing is to happen later")
 
 
 def _nothing(instance: int) -> Upstream:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from llm_router.relay.client import Headers
 from llm_router.relay.exchange import Exchange, Services
 from llm_router.relay.headers import RequestHead
+from llm_router.relay.lease import Dispatcher, Waiter
 from llm_router.relay.request import Kind, Model, Target
 
 _LIMIT_S = 10.0
@@ -20,20 +21,31 @@ _LARGEST = 8 * 1024 * 1024
 _HEAD = RequestHead([(b"content-type", b"application/json")])
 
 
-class _AsTasks(Mapping[str, Model]):
-    """The same models; what is asked of them is a task, and goes as it is."""
+class _AsIs(Mapping[str, Model]):
+    """The same models; what is asked of them goes as it is."""
 
     def __init__(self, models: Mapping[str, Model]) -> None:
         self._models = models
 
     def __getitem__(self, name: str) -> Model:
-        return replace(self._models[name], request_class="task", parameters=None)
+        return replace(self._models[name], parameters=None)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._models)
 
     def __len__(self) -> int:
         return len(self._models)
+
+
+class _Aside:
+    """Implements `relay.lease.Dispatcher` before another one: whatever is asked is asked aside."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+        self.close, self.suspect, self.progress = dispatcher.close, dispatcher.suspect, dispatcher.progress
+
+    def open(self, model: str, *, request_class: str, waiter: Waiter) -> int:
+        return self._dispatcher.open(model, request_class="aside", waiter=waiter)
 
 
 class _Answer:
@@ -73,7 +85,8 @@ async def ask(services: Services, path: bytes, body: bytes) -> tuple[int, bytes]
     answer = _Answer()
     # The kind of route where only the model's name is rewritten.
     target = Target(kind=Kind.EMBEDDING, method=b"POST", path=path)
-    exchange = Exchange(replace(services, models=_AsTasks(services.models)), answer, target, _HEAD)
+    asking = replace(services, models=_AsIs(services.models), dispatcher=_Aside(services.dispatcher))
+    exchange = Exchange(asking, answer, target, _HEAD)
     exchange.start(body)
     try:
         async with asyncio.timeout(_LIMIT_S):

@@ -263,7 +263,7 @@ class Conversation:
     def check(self, model: str) -> None:
         """Raises: what there is against this client's using the model, ready or not."""
         waiting = _Waiting(self.timer)
-        self.timer.close(self.timer.open(model, request_class="task", waiter=waiting))  # answered at once
+        self.timer.close(self.timer.open(model, request_class="aside", waiter=waiting))  # answered at once
         error = waiting.outcome.result() if waiting.outcome.done() else None
         if error is not None and not isinstance(error, Unavailable):
             raise error

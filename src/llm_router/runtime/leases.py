@@ -20,6 +20,7 @@ from llm_router.errors import (
 from llm_router.relay.gate import Caller, asking
 from llm_router.relay.lease import Upstream, Waiter
 from llm_router.relay.status_text import Progress
+from llm_router.runtime.patience import Outlook, Patience, Task, Timer
 
 _ERRORS: dict[Refusal, type[LlmRouterError]] = {
     Refusal.QUEUE_FULL: QueueFull,
@@ -30,14 +31,16 @@ _ERRORS: dict[Refusal, type[LlmRouterError]] = {
     Refusal.PREEMPTED: Preempted,
 }
 
-_CLASSES = {known.value: known for known in RequestClass}
+# Asked aside, something is a task that doesn't even wait for a load that is under way.
+_CLASSES = {**{known.value: known for known in RequestClass}, "aside": RequestClass.TASK}
 
 
 class Leases:
     """Implements `relay.lease.Dispatcher`.
 
     `post`: the handle's. `now`: monotonic seconds. `upstream_of`: an instance's address. `progress_of`: what a waiting
-    request waits for. `suspect`: looks whether an instance that is silent for long still lives.
+    request waits for. `suspect`: looks whether an instance that is silent for long still lives. `outlook` and
+    `call_later`: as `Patience` wants them.
     """
 
     def __init__(
@@ -48,6 +51,8 @@ class Leases:
         upstream_of: Callable[[int], Upstream],
         progress_of: Callable[[int], Progress | None],
         suspect: Callable[[int], None],
+        outlook: Callable[[str], Outlook],
+        call_later: Callable[[float, Callable[[], None]], Timer],
     ) -> None:
         self._post = post
         self._now = now
@@ -56,6 +61,7 @@ class Leases:
         self._suspect = suspect
         self._ids = itertools.count(1)
         self._waiters: dict[int, Waiter] = {}
+        self._patience = Patience(self, outlook=outlook, call_later=call_later, now=now)
         self._callers: dict[int, Caller] = {}  # those with limits
         self._lost: tuple[Waiter, Caller | None] | None = None  # who lost a lease last, and whose request that is
 
@@ -76,6 +82,8 @@ class Leases:
                 return request
         if caller is not None:
             self._callers[request] = caller
+        if request_class == "task":
+            waiter = Task(self._patience, request, model, waiter, caller)
         self._waiters[request] = waiter
         self._post(
             RequestArrived(
@@ -87,13 +95,28 @@ class Leases:
         )
         return request
 
+    def again(self, task: Task) -> None:
+        """A task that was refused asks once more: to the scheduler another request, to its caller the same."""
+        request = task.asked = next(self._ids)
+        if task.caller is not None:
+            task.caller.resume()
+            self._callers[request] = task.caller
+        self._waiters[request] = task
+        self._post(RequestArrived(at=self._now(), request=request, model=task.model, request_class=RequestClass.TASK))
+
+    def look(self) -> None:
+        """A model may have become ready, or it may never: tasks may have waited for it."""
+        self._patience.look()
+
     def close(self, request: int, *, lost: bool = False) -> None:
         waiter = self._waiters.pop(request, None)
-        if waiter is not None:
-            caller = self._leave(request)
-            self._post(RequestClosed(at=self._now(), request=request, lost=lost))
-            if lost:
-                self._lost = waiter, caller
+        if waiter is None:
+            self._patience.close(request)
+            return
+        caller = self._leave(request)
+        self._post(RequestClosed(at=self._now(), request=request, lost=lost))
+        if lost:
+            self._lost = waiter.waiter if isinstance(waiter, Task) else waiter, caller
 
     def suspect(self, instance: int) -> None:
         self._suspect(instance)

@@ -40,6 +40,7 @@ from llm_router.core.events import (
 from llm_router.core.reasons import WaitPhase
 from llm_router.core.scheduler import Scheduler
 from llm_router.core.specs import ModelSpec, PolicySpec
+from llm_router.core.views import InstanceState
 from llm_router.hardware.base import Reader
 from llm_router.history.base import History
 from llm_router.launchers.base import Launcher
@@ -50,6 +51,7 @@ from llm_router.runtime.instances import DeviceSize, Launches, RecentLoads
 from llm_router.runtime.leases import Leases
 from llm_router.runtime.loop import Handle
 from llm_router.runtime.memory import MemoryWatch
+from llm_router.runtime.patience import Outlook
 from llm_router.runtime.status import DeviceStatus, device_statuses
 from llm_router.runtime.tally import Requests, Switches
 from llm_router.runtime.tasks import Tasks
@@ -131,6 +133,8 @@ class Supervisor:
             upstream_of=self.effects.upstream_of,
             progress_of=self.progress,
             suspect=self.effects.suspect,
+            outlook=self._outlook,
+            call_later=self._loop.call_later,
         )
 
     # -- what others ask for
@@ -223,6 +227,7 @@ class Supervisor:
         """First phase of a shutdown: what waits is refused, what runs may finish."""
         self.is_leaving = True
         self.handle.post(ShutdownRequested(at=self._loop.time()))
+        self.leases.look()
 
     async def close(self) -> None:
         """Last phase: stop the instances (or leave all that nobody has told to go), then everything else.
@@ -273,11 +278,20 @@ class Supervisor:
         record = self.effects.instances.get(instance)
         return None if record is None else (record.model, record.launch_key)
 
+    def _outlook(self, model: str) -> Outlook:
+        snapshot = self.handle.scheduler.snapshot()
+        states = {instance.state for instance in snapshot.instances if instance.model == model}
+        if states - {InstanceState.STARTING, InstanceState.STOPPING}:
+            return Outlook.THERE
+        is_coming = InstanceState.STARTING in states or snapshot.waiting.get(model, 0) > 0
+        return Outlook.COMING if is_coming else Outlook.NONE
+
     def _report(self, event: Event) -> None:
         if isinstance(event, InstanceReady) and self.memory is not None:
             self.memory.ready(event.instance)
         self.switches.reported(event)
         self.handle.post(event)
+        self.leases.look()
         changes, self._changes = self._changes, []
         for change in changes:
             if not change.done():
