@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import gc
 import multiprocessing
 import os
 import signal
@@ -23,13 +24,14 @@ PROGRAMS = Path(__file__).parent.parent / "programs"
 
 _context = multiprocessing.get_context("forkserver")
 # pytest too, because each child imports what its parent's main module is.
-_context.set_forkserver_preload(["llm_router.app", "llm_router.cli.commands", "pytest"])
+_context.set_forkserver_preload(["llm_router.app", "llm_router.cli.commands", "pydantic.v1", "pytest"])
 
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def _run(argv: list[str], output: Connection, log: str) -> None:
+    gc.freeze()  # or else the first collection visits, and so copies, every page that is shared with the parent
     # A test run that is cut off takes its routers with it, and they take their engines.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     os.dup2(output.fileno(), 1)
