@@ -207,8 +207,9 @@ stand-in of each engine behind it that answers in that engine's own bytes; a tes
 `openai` is any other server that speaks OpenAI. What it has nobody knows, so it is tried: here it has everything but
 Responses.
 
-Other people's clients are tried too: `openai`, `anthropic` and `ollama` by tests, Open-WebUI in a browser
-([how](../how-to/open-webui.md)).
+Other people's clients are tried too: `openai`, `anthropic`, `ollama` and LangChain (`langchain-openai`) by tests,
+Open-WebUI in a browser ([how](../how-to/open-webui.md)). LangChain's `OpenAIEmbeddings` needs
+`check_embedding_ctx_length=False`, as with any server but OpenAI's: else it sends numbers of tokens instead of texts.
 """
 
 
