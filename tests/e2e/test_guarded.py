@@ -153,6 +153,9 @@ async def test_a_key_sees_its_models_and_no_others_wherever_models_are_told(star
             named = None if body is None else json.loads(json.dumps(body).replace("{}", "theirs"))
             refused = await client.request(method, path.format("theirs"), json=named, headers=anna)
             assert refused.status_code == status, path
+        unknown = (await chat(client, ANNA, "nothing")).json()["error"]["message"]
+        assert "mine" in unknown
+        assert "theirs" not in unknown
         assert (await client.get("/v1/models/mine", headers=anna)).is_success
         assert (await client.post("/models/load", json={"model": "mine"}, headers=anna)).is_success
         async with client.stream("GET", "/models/sse", headers=anna) as events:

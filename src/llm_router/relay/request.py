@@ -1,6 +1,6 @@
 """What a client asks for: the route's target, and what its headers and body say.
 
-Counterpart: `exchange`, which sees to it. Pure; reads no more than it is given.
+Counterpart: `exchange`, which sees to it. Pure, but for who asks; reads no more than it is given.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from enum import Enum
 from llm_router.errors import InvalidRequest, ModelNotFound, UnsupportedMediaType
 from llm_router.relay import body as bodies
 from llm_router.relay import status_text
+from llm_router.relay.gate import asking
 from llm_router.relay.status_text import Mode
 
 _STATUS = b"x-llm-router-status"
@@ -112,7 +113,8 @@ def _find(name: str, models: Mapping[str, Model]) -> Model:
     if model is None and name.endswith(_LATEST):
         model = models.get(name.removesuffix(_LATEST))
     if model is None:
-        known = sorted({known.name for known in models.values()})
+        caller = asking.get()
+        known = sorted({known.name for known in models.values() if caller is None or caller.may_use(known.name)})
         names = ", ".join(known[:20]) + (", …" if len(known) > 20 else "")
         raise ModelNotFound(f"cannot find the model {name[:200]!r}: it is one of {names}", param="model")
     return model
