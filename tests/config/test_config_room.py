@@ -164,6 +164,28 @@ def test_two_pinned_models_cannot_be_loaded_one_at_a_time(tmp_path: Path) -> Non
     assert "one model is loaded at a time" in text
 
 
+PINS = """{{
+  {memory},
+  "groups": {{"pair": {{"models": ["{one}", "b"], "together": "allowed"}}}},
+  "models": {{
+    "a": {{M, "aliases": ["first"], "memory": "20GiB", "devices": [0], "pinned": true}},
+    "b": {{M, "memory": "20GiB", "devices": [0], "pinned": true}},
+    "c": {{M, "memory": "20GiB", "devices": [0], "pinned": {c}}}
+  }}
+}}"""
+
+
+@pytest.mark.parametrize("memory", ['"memory": "exclusive"', '"memory": {"0": "23GiB"}'])
+@pytest.mark.parametrize("one", ["a", "first"])
+def test_pinned_models_that_a_group_allows_together_are_the_users_word_that_they_fit(
+    tmp_path: Path, memory: str, one: str
+) -> None:
+    assert problems(tmp_path, PINS.format(memory=memory, one=one, c="false"), TWO) == []
+    ((_, key, text, _),) = problems(tmp_path, PINS.format(memory=memory, one=one, c="true"), TWO)
+    assert key == "models.c.pinned"
+    assert '"a" and ' in text and '"c" are pinned' in text
+
+
 def test_what_fits_is_no_problem(tmp_path: Path) -> None:
     content = '{"memory": {"0": "20GiB"}, "models": {"a": {M, "memory": "60GiB"}, "b": {M, "devices": []}}}'
     assert problems(tmp_path, content, TWO) == []

@@ -6,10 +6,12 @@ Counterparts: `groups`, which does the same for seats; `core.specs`, in whose wo
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import combinations
 from typing import Protocol
 
 from llm_router.config.rules import Key, Mistake
 from llm_router.config.schema import Config
+from llm_router.config.seats import companions
 from llm_router.core.specs import ANY_DEVICE
 
 CPU = "cpu"
@@ -178,22 +180,28 @@ def _said_of(config: Config, wanted: tuple[str, ...]) -> int | None:
 
 
 def _oversized_pins(config: Config, devices: Devices, room: Mapping[str, int]) -> Iterator[Mistake]:
-    """All pinned models must have room at the same time: on each device those that must be there, and all on all."""
+    """All pinned models must have room at the same time: on each device those that must be there, and all on all. Where
+    each may be beside each other one because a group says so, that is the user's word that they fit."""
     pinned = {name: model.memory for name, model in config.models.items() if model.pinned and model.memory}
     if config.memory == "exclusive":
         alone = [name for name, model in config.models.items() if model.pinned and not config.lives_beside(name)]
-        if len(alone) > 1:
-            yield _crowd(alone, "one model is loaded at a time")
+        apart = [pair for pair in combinations(alone, 2) if not _are_companions(config, pair)]
+        if apart:
+            yield _crowd(apart[0], "one model is loaded at a time")
         return
     for device, size in room.items():
         fixed = {name: need for name, need in pinned.items() if placed_on(config, name, devices) == (device,)}
-        if len(fixed) > 1 and sum(fixed.values()) > size:
+        if len(fixed) > 1 and sum(fixed.values()) > size and not _are_companions(config, fixed):
             yield _crowd(fixed, f"they need {sum(fixed.values())} MiB of {_shown(device)}, which has {size} MiB")
             return
     chosen = {name: need for name, need in pinned.items() if not is_on_host(config.models[name].devices)}
     whole = sum(size for device, size in room.items() if device != CPU or len(room) == 1)
-    if room and len(chosen) > 1 and sum(chosen.values()) > whole:
+    if room and len(chosen) > 1 and sum(chosen.values()) > whole and not _are_companions(config, chosen):
         yield _crowd(chosen, f"they need {sum(chosen.values())} MiB together, and there are {whole} MiB")
+
+
+def _are_companions(config: Config, names: Iterable[str]) -> bool:
+    return all(other in companions(config, one) for one, other in combinations(names, 2))
 
 
 def _crowd(names: Iterable[str], why: str) -> Mistake:
