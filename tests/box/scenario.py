@@ -1,9 +1,11 @@
 """Runs inside a throwaway Debian with systemd, as root, with the standard library alone: installs llm-router and lives
 through what a real machine does to it. Prints one JSON line for each thing that was seen.
 
-    python3 scenario.py SOURCE MODELS
+    python3 scenario.py SOURCE MODELS [NAME...]
 
-SOURCE: a checkout. MODELS: a folder with tiny-a.gguf, tiny-b.gguf, known-answer models. Counterpart: test_box.py.
+SOURCE: a checkout. MODELS: a folder with tiny-a.gguf, tiny-b.gguf, known-answer models. NAMEs: what alone is looked at.
+The first run ends with a power cut; the second, with the names that come after, begins where the same machine boots
+again. Counterpart: test_box.py.
 """
 
 import contextlib
@@ -28,6 +30,10 @@ PORT = int(os.environ.get("BOX_PORT", "18902"))
 ENGINE_PORTS = (PORT + 1, PORT + 2)
 URL = f"http://127.0.0.1:{PORT}"
 INSTALL = "/tmp/source/install.sh"
+CONFIG = Path("/etc/llm-router/router_config.json")
+STATE = Path("/var/lib/llm-router")
+# What the second run must know of the first.
+KNOWN = Path("/srv/known.json")
 WATCHED = ("/etc", "/opt", "/usr/local", "/var/lib", "/home", "/root")
 SEEN: list[Callable[[], object]] = []
 
@@ -78,8 +84,8 @@ def chat(model: str) -> str:
     return reply["choices"][0]["message"]["content"]
 
 
-def stream(model: str) -> Iterator[str]:
-    body = {"model": model, "stream": True, "messages": [{"role": "user", "content": "hi"}]}
+def stream(model: str, **more: object) -> Iterator[str]:
+    body = {"model": model, "stream": True, "messages": [{"role": "user", "content": "hi"}], **more}
     request = urllib.request.Request(
         URL + "/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
@@ -129,13 +135,23 @@ def as_user(user: str, *argv: str) -> int:
     return status_of("runuser", "-u", user, "--", *argv)
 
 
-def script(name: str, model: str, before: str = "") -> str:
+def log() -> str:
+    """What the router has written since this machine is up."""
+    return run("journalctl", "-b", "-u", "llm-router", "-o", "cat", "--no-pager")
+
+
+def loads() -> list[dict]:
+    argv = ("llm-router", "history", "--json", "-n", "1000", "--config", str(CONFIG))
+    return json.loads(run(*argv, STATE_DIRECTORY=str(STATE)))["loads"]
+
+
+def script(name: str, model: str, before: str = "", options: str = "-c 1024") -> str:
     path = Path("/srv/scripts") / name
     path.parent.mkdir(exist_ok=True)
     engine = "/opt/llm-router/current/bin/python -m llm_router.engine.llamacpp"
     path.write_text(
         f'#!/bin/sh\n{before}\nexec {engine} -m {MODELS}/{model}.gguf --host 127.0.0.1 --port "$PORT"'
-        ' --alias "$MODEL" -c 1024 -ngl 0 --sse-ping-interval 1\n'
+        f' --alias "$MODEL" {options} -ngl 0 --sse-ping-interval 1\n'
     )
     path.chmod(0o755)
     return str(path)
@@ -156,6 +172,14 @@ def configure(**changes: object) -> str:
             "script": script("slow.sh", "tiny-a", "echo waiting; sleep 600 & wait"),
             "service": "llamacpp.service",
         },
+        "many": {
+            "backend": "llamacpp",
+            "script": script("many.sh", "tiny-a", options="-c 24576 -np 20"),
+            "service": "second.service",
+            "port": ENGINE_PORTS[1],
+            "concurrency": 20,
+        },
+        "own": {"backend": "llamacpp", "path": f"{MODELS}/tiny-b.gguf", "context_length": 1024},
     }
     config = {
         "router_port": PORT,
@@ -181,6 +205,7 @@ def an_unattended_installation_ends_with_a_chat() -> str:
     # Beside /root, so that what the scenario itself writes doesn't count as left behind.
     config = configure()
     BEFORE.update(files())
+    KNOWN.write_text(json.dumps({"files": sorted(BEFORE)}))
     began = time.monotonic()
     out = run(INSTALL, "--yes", "--config", config)
     assert "It works. a: " in out, out
@@ -213,7 +238,7 @@ def its_log_is_shown_by_the_router() -> None:
 def a_switch_on_one_unit_turns_its_link() -> str:
     began = time.monotonic()
     assert "tiny-b" in chat("c")
-    assert Path("/var/lib/llm-router/active/llamacpp.service").readlink() == Path("/srv/scripts/c.sh")
+    assert (STATE / "active/llamacpp.service").readlink() == Path("/srv/scripts/c.sh")
     assert state_of("a") == "unloaded"
     return f"{time.monotonic() - began:.2f} s"
 
@@ -264,20 +289,26 @@ def a_unit_that_somebody_else_started_is_recognised_by_its_script() -> str:
 
 
 @seen
-def an_engine_killed_mid_stream_ends_the_stream_with_an_error_and_is_started_again() -> None:
-    lines, killed = [], False
-    for line in stream("a"):
+def an_engine_killed_mid_stream_ends_the_stream_with_an_error_and_is_started_again() -> str:
+    chat("a")
+    engine, lines = pid_of("llamacpp"), []
+    for line in stream("a", ignore_eos=True, max_tokens=900):
+        if '"content"' in line and not any('"content"' in earlier for earlier in lines):
+            os.kill(engine, signal.SIGKILL)
         lines.append(line)
-        if not killed and '"content":" 3' in line.replace('": "', '":"'):
-            kill("llamacpp")
-            killed = True
-    assert killed, lines[:20]
-    assert any('"error"' in line for line in lines) or any("300" in line for line in lines), lines[-5:]
+    told = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
+    assert any("choices" in chunk for chunk in told), lines[:20]
+    assert "error" in told[-1] and "choices" not in told[-1], lines[-5:]
+    assert [line for line in lines if line][-1] == "data: [DONE]", lines[-5:]
+    assert not any(chunk.get("usage") for chunk in told), "it ended as if it were whole"
+    began = time.monotonic()
     assert "tiny-a" in chat("a")
+    assert pid_of("llamacpp") not in (0, engine)
+    return f"{told[-1]['error']['code']}; answers again after {time.monotonic() - began:.2f} s"
 
 
 @seen
-def an_engine_killed_mid_load_is_told_at_once() -> str:
+def an_engine_killed_mid_load_is_told_at_once_and_another_model_is_served() -> str:
     found: dict = {}
     body = {"model": "slow", "messages": [{"role": "user", "content": "x"}]}
     asking = threading.Thread(target=lambda: found.update(ask("/v1/chat/completions", body)))
@@ -290,7 +321,45 @@ def an_engine_killed_mid_load_is_told_at_once() -> str:
     took = time.monotonic() - began
     assert "SIGKILL" in json.dumps(found), found
     assert took < 5, took
+    assert "tiny-a" in chat("a")
     return f"{took:.2f} s"
+
+
+@seen
+def a_good_and_a_broken_file_are_read_while_twenty_streams_run_and_none_is_cut() -> str:
+    chat("many")
+    router, engine, before = pid_of("llm-router"), pid_of("second"), CONFIG.read_text()
+    streams: list[list[str]] = [[] for _ in range(20)]
+
+    def follow(lines: list[str]) -> None:
+        lines.extend(stream("many", ignore_eos=True, max_tokens=1000))
+
+    asking = [threading.Thread(target=follow, args=(lines,)) for lines in streams]
+    for one in asking:
+        one.start()
+    until(lambda: all(any('"content"' in line for line in lines) for lines in streams), "all of them speak")
+    good = json.loads(before)
+    good["models"]["a"]["aliases"] = ["another-name"]
+    good["models"]["later"] = {**good["models"]["c"]}
+    CONFIG.write_text(json.dumps(good))
+    run("llm-router", "reload", "--url", URL)
+    assert "later" in [one["id"] for one in ask("/v1/models")["data"]]
+    CONFIG.write_text('{"models": {"a": {"backend": "llamacpp"}}}')
+    said = run("llm-router", "reload", "--url", URL, check=False)
+    assert "how the model starts" in said, said
+    assert ask("/admin/status")["config_problems"]
+    assert "later" in [one["id"] for one in ask("/v1/models")["data"]]
+    running = sum(one.is_alive() for one in asking)
+    for one in asking:
+        one.join(120)
+    whole = [any('"usage"' in line for line in lines) and lines[-2:].count("data: [DONE]") for lines in streams]
+    assert whole == [1] * 20, [lines[-4:] for lines in streams]
+    assert not any('"error"' in line for lines in streams for line in lines)
+    assert (pid_of("llm-router"), pid_of("second")) == (router, engine)
+    CONFIG.write_text(before)
+    run("llm-router", "reload", "--url", URL)
+    assert not ask("/admin/status").get("config_problems")
+    return f"{running} of 20 ran on after both"
 
 
 @seen
@@ -347,13 +416,13 @@ def the_units_are_verified_and_rated() -> str:
 @seen
 def an_upgrade_keeps_configuration_and_history() -> None:
     release = Path("/opt/llm-router/current").readlink()
-    config = Path("/etc/llm-router/router_config.json").read_text()
-    history = Path("/var/lib/llm-router/history.sqlite").stat().st_ino
+    config = CONFIG.read_text()
+    history = (STATE / "history.sqlite").stat().st_ino
     run(INSTALL, "--yes")
     assert Path("/opt/llm-router/current").readlink() != release
     assert not release.exists()
-    assert Path("/etc/llm-router/router_config.json").read_text() == config
-    assert Path("/var/lib/llm-router/history.sqlite").stat().st_ino == history
+    assert CONFIG.read_text() == config
+    assert (STATE / "history.sqlite").stat().st_ino == history
     assert "tiny-a" in chat("a")
 
 
@@ -364,6 +433,101 @@ def a_configuration_with_a_mistake_is_refused_before_anything_changes() -> None:
     out = run("llm-router", "install", "--yes", "--config", str(path), check=False)
     path.unlink()
     assert "it has mistakes" in out and "how the model starts" in out, out
+
+
+@contextlib.contextmanager
+def small_state() -> Iterator[None]:
+    """Another disk as state folder, of 3 MB, with the router restarted on it; afterwards the usual one again."""
+    run("systemctl", "stop", "llm-router")
+    run("mount", "-t", "tmpfs", "-o", "size=3m,mode=0750,uid=llm-router,gid=llm-router", "tmpfs", str(STATE))
+    try:
+        run("systemctl", "start", "llm-router")
+        until(answers, "it serves")
+        yield
+    finally:
+        run("systemctl", "stop", "llm-router", check=False)
+        run("umount", str(STATE))
+        run("systemctl", "start", "llm-router")
+        until(answers, "it serves again")
+
+
+def fill(folder: Path) -> Path:
+    path = folder / "fill"
+    with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(512))
+    return path
+
+
+@seen
+def a_full_disk_costs_only_what_cannot_be_written_and_nothing_when_there_is_room_again() -> str:
+    with small_state():
+        assert "tiny-a" in chat("a")
+        known = len(loads())
+        filling = fill(STATE)
+        assert "tiny-b" in chat("own"), "a process of its own"
+        refused = ask("/v1/chat/completions", {"model": "c", "messages": [{"role": "user", "content": "x"}]})
+        assert "tiny-a" in chat("a"), "what its unit runs already needs no room"
+        assert "No space left" in json.dumps(refused) and "make room" in json.dumps(refused), refused
+        assert "cannot write history" in log()
+        filling.unlink()
+        assert "tiny-b" in chat("b")
+        until(lambda: len(loads()) >= known + 3, "what could not be written is written")
+        assert "is written to" in log()
+        return json.dumps(refused["error"]["message"])
+
+
+@seen
+def a_disk_that_can_only_be_read_costs_a_warning_and_no_model() -> str:
+    with small_state():
+        assert "tiny-b" in chat("own")
+        engine = engine_of("own")
+        router = kill("llm-router")
+        # Once nobody writes there: as after the kernel has found errors on a disk.
+        until(lambda: status_of("mount", "-o", "remount,ro", str(STATE)) == 0, "the disk can only be read")
+        until(lambda: pid_of("llm-router") not in (0, router) and answers(), "the router is back")
+        until(lambda: state_of("own") == "ready", "it took over")
+        assert engine_of("own") == engine
+        assert "tiny-b" in chat("own")
+        said = [line for line in log().splitlines() if "can only be read" in line or "readonly" in line]
+        assert said
+        return said[-1]
+
+
+def engine_of(model: str) -> int:
+    return next(one["pid"] for one in ask("/admin/status")["models"] if one["id"] == model)
+
+
+@seen
+def the_power_is_cut() -> None:
+    """The last of the first run: nothing is stopped, nothing is said to anybody."""
+    chat("own")
+    known = {"loads": loads(), "config": CONFIG.read_text(), "boot": boot()}
+    KNOWN.write_text(json.dumps({**json.loads(KNOWN.read_text()), **known}))
+    print(json.dumps({"name": "the_power_is_cut", "ok": True, "took_s": 0, "detail": None}), flush=True)
+    os.sync()
+    run("systemctl", "poweroff", "--force", "--force")
+    time.sleep(60)
+    raise AssertionError("it goes on")
+
+
+def boot() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text()
+
+
+@seen
+def after_the_next_boot_it_serves_by_itself_and_knows_what_it_knew() -> str:
+    known = json.loads(KNOWN.read_text())
+    assert boot() != known["boot"]
+    took = until(answers, "it serves", 60)
+    assert CONFIG.read_text() == known["config"]
+    assert loads() == known["loads"]
+    assert state_of("own") == "unloaded"
+    assert list((STATE / "instances").iterdir()) == []
+    assert "tiny-b" in chat("own")
+    assert "tiny-a" in chat("a")
+    until(lambda: [one["model"] for one in loads()[-2:]] == ["own", "a"], "new loads are written down")
+    return f"after {took:.1f} s; {len(known['loads'])} loads known"
 
 
 @seen
@@ -460,7 +624,10 @@ def one_user_installs_it_without_root() -> str:
 
 
 def main() -> int:
-    shutil.copytree(SOURCE, "/tmp/source", ignore=shutil.ignore_patterns(".venv", ".git", ".hypothesis", "__pycache__"))
+    leave_out = shutil.ignore_patterns(".venv", ".git", ".hypothesis", "__pycache__")
+    shutil.copytree(SOURCE, "/tmp/source", ignore=leave_out, dirs_exist_ok=True)
+    if KNOWN.exists():
+        BEFORE.update(json.loads(KNOWN.read_text())["files"])
     wanted = sys.argv[3:]
     failed = 0
     for look in SEEN:

@@ -1,8 +1,10 @@
 """Starting, noticing the end, and ending processes: with a real child each time."""
 
 import asyncio
+import contextlib
 import dataclasses
 import os
+import resource
 import signal
 import time
 from pathlib import Path
@@ -186,6 +188,23 @@ async def test_what_cannot_be_started_is_told_with_its_remedy(
         await launcher.start(LaunchSpec(argv=(str(script),), address=Address(host="", port=0)), identity())
     assert caught.value.message.startswith(f"cannot start {script}: ")
     assert words in caught.value.message
+    assert list((tmp_path / "state" / "instances").iterdir()) == []
+
+
+async def test_too_few_open_files_are_told_with_where_to_raise_them(launcher: ProcessLauncher, tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 256), hard))
+    used = []
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                used.append(os.open("/dev/null", os.O_RDONLY))
+        with pytest.raises(LaunchError, match=r"Too many open files; .*LimitNOFILE"):
+            await launcher.start(python_spec("input()"), identity())
+    finally:
+        for fd in used:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert list((tmp_path / "state" / "instances").iterdir()) == []
 
 

@@ -314,7 +314,7 @@ async def test_a_folder_that_cannot_be_used_costs_a_warning_only(
     (tmp_path / "file").write_text("")
     with caplog.at_level(logging.WARNING):
         launcher = ProcessLauncher(tmp_path / "file" / "state")
-    assert "Give the router one that it may write" in caplog.text
+    assert "give the router one that it may write" in caplog.text
     process = await launcher.start(python_spec("print('works')"), identity())
     assert await process.exited == 0
     assert process.output.tail() == ["works"]

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from llm_router.errors import LaunchError
+from llm_router.launchers.remedies import next_step
 
 
 class Active:
@@ -51,7 +52,8 @@ class Active:
             _replace_link(self._folder / unit, script)
         except OSError as error:
             raise LaunchError(
-                f"cannot choose what {unit} runs: {error}; let the router's user write {self._folder}"
+                f"cannot choose what {unit} runs: {error}; "
+                + next_step(error, f"let the router's user write {self._folder}")
             ) from error
 
 

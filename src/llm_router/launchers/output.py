@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import codecs
+import contextlib
+import ctypes
+import errno
 import os
 from pathlib import Path
 
@@ -21,11 +24,28 @@ from llm_router.launchers.listeners import Listeners
 FILE_BYTES = 16 * 1024**2
 FLOOD_FILE_BYTES = 64 * 1024**2
 READ_BYTES = 64 * 1024
+# Kept free for it on the disk: when that is full, many servers end on the first line that they can't write.
+RESERVED_BYTES = 1024**2
 # Further behind than this, lines are skipped: a flood of gigabytes must not cost the router its own work.
 BEHIND_BYTES = 1024**2
 # The shortest time between two reads. The first line after a silence is still read at once.
 PAUSE_S = 0.005
 FLOOD_PAUSE_S = 0.02
+
+
+_KEEP_SIZE = 1  # linux/falloc.h
+_fallocate = ctypes.CDLL(None, use_errno=True).fallocate
+_fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+
+
+def reserve(fd: int) -> None:
+    """Keep `RESERVED_BYTES` of the disk free for this file, which stays as long as it is. Does nothing on a file system
+    that can't. Raises: OSError where there is no room."""
+    if _fallocate(fd, _KEEP_SIZE, 0, RESERVED_BYTES) == 0:
+        return
+    number = ctypes.get_errno()
+    if number not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINTR):
+        raise OSError(number, os.strerror(number))
 
 
 class LogFile(Listeners):
@@ -42,7 +62,7 @@ class LogFile(Listeners):
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._pause: asyncio.TimerHandle | None = None
         self._last_read_s = 0.0
-        self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        self._fd, self._can_empty = _opened(path)
         try:
             self._watch = asyncinotify.Inotify()
             self._watch.add_watch(path, asyncinotify.Mask.MODIFY)
@@ -90,7 +110,7 @@ class LogFile(Listeners):
         is_flood = self._read_once() == READ_BYTES
         is_calm = not is_flood and now_s - self._last_read_s >= PAUSE_S
         self._last_read_s = now_s
-        if self._position > (FILE_BYTES if is_calm else FLOOD_FILE_BYTES):
+        if self._can_empty and self._position > (FILE_BYTES if is_calm else FLOOD_FILE_BYTES):
             self._empty_file()
         if is_calm:
             self._loop.add_reader(self._watch.fd, self._on_modified)
@@ -119,5 +139,17 @@ class LogFile(Listeners):
         """The writer goes on at the new end, since it appends."""
         self.catch_up()
         os.ftruncate(self._fd, 0)
+        with contextlib.suppress(OSError):
+            reserve(self._fd)
         self._position = 0
         self._publish(self._lines.flush())
+
+
+def _opened(path: Path) -> tuple[int, bool]:
+    """And whether it can be emptied: not where the file system can only be read by now."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC), True
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC), False

@@ -7,6 +7,7 @@ to run. What outlives the router lives in the state folder: the log files, the s
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import os
@@ -14,7 +15,7 @@ import re
 import secrets
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +26,9 @@ from llm_router.launchers.base import Identity, RunningProcess
 from llm_router.launchers.instance import TOKEN_VARIABLE, Process
 from llm_router.launchers.ledger import Entry, Ledger
 from llm_router.launchers.output import LogFile
+from llm_router.launchers.places import Places
 from llm_router.launchers.remains import Remains
+from llm_router.launchers.remedies import next_step
 from llm_router.launchers.state import StateFolder, abandoned, open_state
 
 log = logging.getLogger(__name__)
@@ -42,28 +45,31 @@ class ProcessLauncher:
     """
 
     def __init__(self, state_dir: Path) -> None:
-        self._state = open_state(state_dir)
-        self._ledger = Ledger(self._state.instances)
+        self._places = Places(open_state(state_dir))
         self.running: dict[Process, Entry] = {}
 
     async def start(self, spec: LaunchSpec, identity: Identity) -> Process:
         """See `launchers.base`. Without an await inside: it happens wholly or not at all."""
+        try:
+            place, path = self._places.new_log(_slug(identity.model), identity.instance)
+        except OSError as error:
+            raise LaunchError(_why_not(spec, error)) from error
         entry = Entry(
             identity=identity,
-            token=f"{self._state.id}:{identity.instance}:{secrets.token_hex(8)}",
-            log=str(self._state.new_log(_slug(identity.model), identity.instance)),
+            token=f"{place.id}:{identity.instance}:{secrets.token_hex(8)}",
+            log=str(path),
             boot=procfs.boot_id(),
         )
         self._remember(entry)  # before the start: a router killed right after it must still know the token
         try:
-            output = self._new_output(entry)
+            output = LogFile(path)
             try:
                 return self._spawn(spec, entry, output)
             except OSError:
                 output.detach()
                 raise
         except OSError as error:
-            self._forget(self._state, entry)
+            self._forget(place, entry)
             raise LaunchError(_why_not(spec, error)) from error
 
     def hand_over(self, process: RunningProcess, identity: Identity) -> None:
@@ -75,22 +81,29 @@ class ProcessLauncher:
 
     async def survivors(self) -> Sequence[Process]:
         """See `launchers.base`. Call it once, before the first start. Waits until what it ends is gone."""
-        carriers = _carriers(self._state)
-        adopted, ending = [], []
-        for entry in self._ledger.entries():
-            carrying = carriers.pop(entry.token, [])
-            living = None if entry.leaving else _identify(entry, carrying)
-            output = living and self._reopen(living)
-            if living and output:
-                if living is not entry:
-                    self._remember(living)
-                adopted.append(self._own(living, output, is_child=False))
-            else:
-                ending.append(self._ended(self._state, entry))
-        ending += [_ended_token(token) for token in carriers]
-        ending += [self._cleared(state) for state in abandoned(self._state)]
+        adopted: list[Process] = []
+        ending: list[Awaitable[None]] = []
+        for state in self._places.inherited():
+            carriers = _carriers(state)
+            for entry in Ledger(state.instances).entries():
+                process = self._adopted(entry, carriers.pop(entry.token, []))
+                if process is None:
+                    ending.append(self._ended(state, entry))
+                else:
+                    adopted.append(process)
+            ending += [_ended_token(token) for token in carriers]
+        ending += [self._cleared(state) for state in abandoned(self._places.main)]
         await asyncio.gather(*ending)
         return adopted
+
+    def _adopted(self, entry: Entry, carrying: Sequence[procfs.Stat]) -> Process | None:
+        living = None if entry.leaving else _identify(entry, carrying)
+        output = None if living is None else self._reopen(living)
+        if living is None or output is None:
+            return None
+        if living is not entry:
+            self._remember(living)
+        return self._own(living, output, is_child=False)
 
     async def _cleared(self, state: StateFolder) -> None:
         """What a router left that shared our folder: it isn't coming back for it."""
@@ -106,14 +119,10 @@ class ProcessLauncher:
         for process in list(self.running):
             process.detach()
         self.running.clear()
-        self._state.close()
-
-    def _new_output(self, entry: Entry) -> LogFile:
-        Path(entry.log).write_bytes(b"")
-        return LogFile(Path(entry.log))
+        self._places.close()
 
     def _spawn(self, spec: LaunchSpec, entry: Entry, output: LogFile) -> Process:
-        stdin_path = self._state.stdin(entry.key)
+        stdin_path = self._places.of(entry).stdin(entry.key)
         os.mkfifo(stdin_path, 0o600)
         # Opened for both directions, so that the engine itself holds the writing end: it never reads an end of file,
         # whatever becomes of us (llama.cpp exits at once on one), and a later router can still open and write it.
@@ -133,10 +142,10 @@ class ProcessLauncher:
             )
         # Reaped by `Process`. A Popen that thinks so too neither warns nor reaps behind our back when it is dropped.
         child.returncode = 0
-        stat = procfs.read_stat(child.pid)
-        entry = entry.completed(child.pid, stat.started if stat else 0)
-        self._remember(entry)
         try:
+            stat = procfs.read_stat(child.pid)
+            entry = entry.completed(child.pid, stat.started if stat else 0)
+            self._remember(entry)
             return self._own(entry, output, is_child=True)
         except OSError:
             os.killpg(child.pid, signal.SIGKILL)
@@ -149,7 +158,7 @@ class ProcessLauncher:
             pid=entry.pid,
             started=entry.started,
             token=entry.token,
-            stdin=self._state.stdin(entry.key),
+            stdin=self._places.of(entry).stdin(entry.key),
             output=output,
             is_child=is_child,
             on_told=self._on_told,
@@ -163,18 +172,22 @@ class ProcessLauncher:
         self._remember(entry)
 
     def _on_gone(self, process: Process) -> None:
-        self._forget(self._state, self.running.pop(process))
+        entry = self.running.pop(process)
+        self._forget(self._places.of(entry), entry)
 
     def _remember(self, entry: Entry) -> None:
+        place = self._places.of(entry)
         try:
-            self._ledger.write(entry)
+            Ledger(place.instances).write(entry)
         except OSError as error:
-            log.warning("cannot write the ledger in %s: %s; a restarted router will not adopt %s", self._state.path,
-                        error, entry.identity.model)  # fmt: skip
+            step = next_step(error, "let the router write there")
+            log.warning("cannot write the ledger in %s: %s; a restarted router may not know how %s is; %s", place.path,
+                        error, entry.identity.model, step)  # fmt: skip
 
     def _forget(self, state: StateFolder, entry: Entry) -> None:
         Ledger(state.instances).remove(entry)
-        state.stdin(entry.key).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the ledger has said it
+            state.stdin(entry.key).unlink(missing_ok=True)
 
     def _reopen(self, entry: Entry) -> LogFile | None:
         try:
@@ -234,7 +247,8 @@ def _why_not(spec: LaunchSpec, error: OSError) -> str:
     if spec.directory is not None and error.filename == spec.directory:
         return f"cannot start {program} in {spec.directory}: {error.strerror}; correct the folder it is to run in"
     if error.filename is not None and str(error.filename) != program:
-        return f"cannot start {program}: {error.filename}: {error.strerror}; check the state folder and its free space"
+        step = next_step(error, "check the state folder and its free space")
+        return f"cannot start {program}: {error.filename}: {error.strerror}; {step}"
     if error.errno == errno.ENOENT and path.exists():
         return f"cannot start {program}: the interpreter named in its first line doesn't exist; correct that line"
     if error.errno == errno.ENOENT:
@@ -243,4 +257,5 @@ def _why_not(spec: LaunchSpec, error: OSError) -> str:
         return f'cannot start {program}: it is not executable; run "chmod +x {program}"'
     if error.errno == errno.ENOEXEC:
         return f'cannot start {program}: it is not a program; if it is a script, begin it with "#!/bin/sh"'
-    return f"cannot start {program}: {error.strerror or error}"
+    step = next_step(error, "see the router's log")
+    return f"cannot start {program}: {error.strerror or error}; {step}"

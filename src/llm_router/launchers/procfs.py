@@ -7,12 +7,14 @@ simply isn't there. Zombies count as gone: nothing of them but their number is l
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 PROC = Path("/proc")
+_NO_FILES = (errno.EMFILE, errno.ENFILE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,11 +45,15 @@ def parse_stat(line: str) -> Stat:
     )
 
 
-def read_stat(pid: int) -> Stat | None:
-    """None: no such process any more."""
+def read_stat(pid: int, *, strict: bool = False) -> Stat | None:
+    """None: no such process any more. `strict`: raises OSError where no file can be opened, which tells nothing."""
     try:
         return parse_stat(_read(f"/proc/{pid}/stat").decode(errors="replace"))
-    except (OSError, ValueError, IndexError):
+    except OSError as error:
+        if strict and error.errno in _NO_FILES:
+            raise
+        return None
+    except (ValueError, IndexError):
         return None
 
 
@@ -73,12 +79,17 @@ def pids() -> Iterator[int]:
         yield from (int(entry.name) for entry in entries if entry.name.isdigit())
 
 
-def environment_value(pid: int, name: str) -> str | None:
-    """`name` in the environment the process was started with; None: not set, or not ours to read."""
+def environment_value(pid: int, name: str, *, strict: bool = False) -> str | None:
+    """`name` in the environment the process was started with; None: not set, or not ours to read.
+
+    `strict`: raises OSError where no file can be opened.
+    """
     wanted = name.encode() + b"="
     try:
         entries = _read(f"/proc/{pid}/environ").split(b"\0")
-    except OSError:
+    except OSError as error:
+        if strict and error.errno in _NO_FILES:
+            raise
         return None
     found = next((entry for entry in entries if entry.startswith(wanted)), None)
     return None if found is None else found[len(wanted) :].decode(errors="replace")
@@ -97,9 +108,10 @@ def members(group: int, leader_started: int, variable: str, token: str) -> list[
 
     Both are needed: a child that left the session keeps the token, one that renamed itself (setproctitle writes over
     its environment) keeps the group. What started before the leader can be neither. Where the leader's number belongs
-    to a later process, the group is another one.
+    to a later process, the group is another one. Raises: OSError where it can't be seen, for want of files.
     """
-    later = [stat for pid in pids() if (stat := read_stat(pid)) is not None and stat.started >= leader_started]
+    found = (read_stat(pid, strict=True) for pid in pids())
+    later = [stat for stat in found if stat is not None and stat.started >= leader_started]
     if any(stat.pid == group and stat.started != leader_started for stat in later):
         group = 0
     return [
@@ -107,7 +119,10 @@ def members(group: int, leader_started: int, variable: str, token: str) -> list[
         for stat in later
         if stat.is_alive
         and stat.pid != os.getpid()
-        and ((group and group in (stat.group, stat.session)) or environment_value(stat.pid, variable) == token)
+        and (
+            (group and group in (stat.group, stat.session))
+            or environment_value(stat.pid, variable, strict=True) == token
+        )
     ]
 
 

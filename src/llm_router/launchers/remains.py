@@ -14,8 +14,12 @@ import signal
 from collections.abc import Callable, Sequence
 
 from llm_router.launchers import procfs
+from llm_router.launchers.remedies import next_step
 
 log = logging.getLogger(__name__)
+
+# Until the next look, where the system refused one: there are no files to be had now.
+_AGAIN_S = 0.1
 
 
 class Remains:
@@ -34,6 +38,7 @@ class Remains:
         self._told: set[int] = set()
         self._out_of_reach: set[int] = set()
         self._watched: dict[int, int] = {}  # pidfd -> pid
+        self._later: asyncio.TimerHandle | None = None
         self.gone: asyncio.Future[None] = self._loop.create_future()
         self._look()
 
@@ -46,10 +51,21 @@ class Remains:
 
     def detach(self) -> None:
         """Stop watching; leaves the processes as they are."""
+        if self._later is not None:
+            self._later.cancel()
         for pidfd in list(self._watched):
             self._forget(pidfd)
 
     def _look(self) -> None:
+        try:
+            self._look_now()
+        except OSError as error:
+            if self._later is None:
+                step = next_step(error, "it is tried again and again")
+                log.warning("cannot see whether all processes of a server are gone: %s; %s", error, step)
+            self._later = self._loop.call_later(_AGAIN_S, self._look)
+
+    def _look_now(self) -> None:
         while not self._watched:
             found = [stat for stat in self._find() if stat.pid not in self._out_of_reach]
             if not found:
@@ -63,7 +79,11 @@ class Remains:
             pidfd = os.pidfd_open(stat.pid)
         except ProcessLookupError:
             return
-        now = procfs.read_stat(stat.pid)
+        try:
+            now = procfs.read_stat(stat.pid, strict=True)
+        except OSError:
+            os.close(pidfd)
+            raise
         if now is None or now.started != stat.started or not self._tell(pidfd, stat):
             os.close(pidfd)
             return

@@ -1,23 +1,28 @@
 """The folder in which instances outlive the router: who may use it, and where what lies in it.
 
-Counterpart: `process`. A second router on the same folder gets a numbered folder inside it, and one that can't be
-written is replaced by one under /tmp: always the same, so that the next router finds what the last one left.
+Counterpart: `places`. A second router on the same folder gets a numbered folder inside it, and one that can't be
+used is replaced by one under /tmp: always the same, so that the next router finds what the last one left. One that can
+only be read by now is used for what is in it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import logging
 import os
 import re
 import secrets
+import shutil
 import stat
 import tempfile
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
+
+from llm_router.launchers.remedies import next_step
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +30,7 @@ log = logging.getLogger(__name__)
 KEPT_LOGS = 5
 # Routers on one state folder at the same time.
 MAX_ROUTERS = 9
+_MEMORY = Path("/dev/shm")  # noqa: S108 -- only a folder there that is ours alone is used
 
 
 class StateFolder:
@@ -41,7 +47,7 @@ class StateFolder:
         self.instances = path / "instances"
         for folder in (path, self.logs, self.instances):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fd = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = _opened(path / "lock")
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self.id = _read_id(path / "id")
@@ -62,6 +68,16 @@ class StateFolder:
                 path.unlink()
         return self.logs / f"{slug}-{instance}.log"
 
+    def discard(self, path: Path) -> None:
+        """A log that came to nothing."""
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+    def remove_if_unused(self) -> None:
+        """With its logs, if no instance is left in it."""
+        if not any(self.instances.iterdir()):
+            shutil.rmtree(self.path, ignore_errors=True)
+
     def close(self) -> None:
         """Idempotent."""
         self._unlock()
@@ -73,15 +89,27 @@ def open_state(path: Path) -> StateFolder:
         try:
             state = choose(path)
         except OSError as error:
-            log.warning("cannot use the state folder %s: %s. Give the router one that it may write", path, error)
+            step = next_step(error, "give the router one that it may write")
+            log.warning("cannot use the state folder %s: %s; %s", path, error, step)
         else:
             if state.path != path:
                 log.warning("this router's state is kept in %s", state.path)
             return state
-    folder = Path(tempfile.mkdtemp(prefix="llm-router-"))
-    state = StateFolder(folder, folder)
+    state = _fresh()
     log.warning("this router's state is kept in %s: models will not survive a restart", state.path)
     return state
+
+
+def open_spare(state: StateFolder, *, only_found: bool = False) -> StateFolder | None:
+    """A folder in memory for what `state` refuses, always the same. None: there is none, or with `only_found` none was
+    made by an earlier router."""
+    for parent in (_MEMORY, Path(tempfile.gettempdir())):
+        base = parent / f"{_substitute_for(state.path).name}-spare"
+        if only_found and not (base / "id").exists():
+            continue
+        with contextlib.suppress(OSError):
+            return StateFolder(_ours_alone(base), base)
+    return None
 
 
 def abandoned(state: StateFolder) -> Iterator[StateFolder]:
@@ -108,17 +136,41 @@ def _shared(base: Path) -> StateFolder:
 
 def _substitute(path: Path) -> StateFolder:
     """Must be nobody else's: who can write there could have us adopt and signal what he likes."""
-    base = _substitute_for(path)
-    base.mkdir(mode=0o700, exist_ok=True)
-    found = base.lstat()
+    return _shared(_ours_alone(_substitute_for(path)))
+
+
+def _ours_alone(folder: Path) -> Path:
+    """Made if it isn't there. Raises: PermissionError where others may write, or OSError where it can't be made."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
-        raise PermissionError(f"{base} is someone else's")
-    return _shared(base)
+        raise PermissionError(f"{folder} is someone else's")
+    return folder
+
+
+def _fresh() -> StateFolder:
+    """In memory, where the disk refuses. Raises: OSError."""
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="llm-router-"))
+        return StateFolder(folder, folder)
+    except OSError:
+        folder = Path(tempfile.mkdtemp(prefix="llm-router-", dir=_MEMORY))
+        return StateFolder(folder, folder)
 
 
 def _substitute_for(path: Path) -> Path:
     name = hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:8]
     return Path(tempfile.gettempdir()) / f"llm-router-{os.getuid()}-{name}"
+
+
+def _opened(lock: Path) -> int:
+    """What is there can be locked, though nothing can be written."""
+    try:
+        return os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+        return os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
 
 
 def _read_id(path: Path) -> str:
