@@ -2,39 +2,59 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from llm_router.core.specs import PolicySpec
 from llm_router.simulation import report
-from llm_router.simulation.builtin import BUILTIN, agent_ping_pong
-from llm_router.simulation.compare import play
+from llm_router.simulation.builtin import BUILTIN
+from llm_router.simulation.compare import OURS, play
+from llm_router.simulation.measure import Figures
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "policy.md"
 
 
+# The page shows the seed 0; the others take half a minute.
+SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2, 3))]
+
+
+@cache
+def shown() -> list[report.Comparison]:
+    return list(report.built_in())
+
+
+@cache
+def played(name: str, seed: int) -> Mapping[str, Figures]:
+    """By rule; `fifo-alone` isn't what any tool does."""
+    if seed == 0:
+        runs = shown()[list(BUILTIN).index(name)].runs
+    else:
+        runs = play(BUILTIN[name](seed), PolicySpec(), rules=[OURS, "ready-first", "lru", "fifo"])
+    return {run.rule: run.figures for run in runs if run.rule != "fifo-alone"}
+
+
 def test_the_page_is_up_to_date() -> None:
-    assert PAGE.read_text() == report.page(), "run `make policy`"
+    assert PAGE.read_text() == report.as_page(shown(), report.fewer_agents()), "run `make policy`"
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("name", BUILTIN)
 def test_no_rule_of_another_tool_has_a_better_p95_on_a_built_in_trace(name: str, seed: int) -> None:
-    rules = ["llm-router", "ready-first", "lru", "fifo"]
-    runs = {run.rule: run.figures for run in play(BUILTIN[name](seed), PolicySpec(), rules=rules)}
-    ours = runs.pop("llm-router")
+    figures = played(name, seed)
+    ours = figures[OURS]
     assert ours.served + ours.cut == ours.requests
     assert ours.cut <= 1, "only an answer that outlives the drain time-out, and that is rare"
-    assert ours.ttft_p95_s <= min(other.ttft_p95_s for other in runs.values())
+    assert ours.ttft_p95_s == min(one.ttft_p95_s for one in figures.values())
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_agents_in_ping_pong_wait_half_as_long_and_switch_a_third_as_often_as_first_come_first_served(
     seed: int,
 ) -> None:
-    runs = {run.rule: run.figures for run in play(agent_ping_pong(seed), PolicySpec(), rules=["llm-router", "fifo"])}
-    ours, fifo = runs["llm-router"], runs["fifo"]
+    ours, fifo = (played("agent-ping-pong", seed)[rule] for rule in (OURS, "fifo"))
     assert 2 * ours.ttft_p95_s <= fifo.ttft_p95_s
     assert 3 * ours.loads <= fifo.loads
 

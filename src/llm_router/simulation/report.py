@@ -6,7 +6,7 @@ Counterparts: `compare` makes what is shown; the command line draws the same row
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -92,7 +92,11 @@ requests at a time, a fifth less or more time between requests). The figures are
 the longest wait 5 % shorter. Among agents both rules decide the same; only one of them promises anything to whoever
 waits.
 """
+_FEWER_AGENTS = (2, 4)
 _FEWER_AGENTS_RULES = (OURS, "ready-first", "fifo")
+
+# Called now and then with the rule at work and the share of its requests that have ended.
+Tell = Callable[[str, float], object] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,23 +148,36 @@ def markdown(comparison: Comparison) -> str:
     return "\n".join([*lines, ""])
 
 
-def page(tell: Callable[[str, float], object] | None = None) -> str:
+def page(tell: Tell = None) -> str:
     """docs/reference/policy.md: every built-in trace under every rule, and one of them with fewer agents."""
+    return as_page(built_in(tell), fewer_agents(tell))
+
+
+def built_in(tell: Tell = None) -> Iterator[Comparison]:
     policy = PolicySpec()
-    parts = [_PAGE_HEAD]
-    for name, make in BUILTIN.items():
+    for make in BUILTIN.values():
         trace = make(0)
-        comparison = compare(trace, play(trace, policy, tell=tell), policy)
+        yield compare(trace, play(trace, policy, tell=tell), policy)
+
+
+def fewer_agents(tell: Tell = None) -> Iterator[Comparison]:
+    policy = PolicySpec()
+    for agents in _FEWER_AGENTS:
+        trace = agent_ping_pong(0, agents)
+        yield compare(trace, play(trace, policy, rules=_FEWER_AGENTS_RULES, tell=tell), policy)
+
+
+def as_page(built_in: Iterable[Comparison], fewer_agents: Iterable[Comparison]) -> str:
+    parts = [_PAGE_HEAD]
+    for (name, make), comparison in zip(BUILTIN.items(), built_in, strict=True):
         parts += [
             f"## {name}\n",
             f"{inspect.cleandoc(make.__doc__ or '')}\n",
-            f"{_size(trace)}\n",
+            f"{_size(comparison.trace)}\n",
             markdown(comparison),
         ]
     parts.append(_FEWER_AGENTS_HEAD)
-    for agents in (2, 4):
-        trace = agent_ping_pong(0, agents)
-        comparison = compare(trace, play(trace, policy, rules=_FEWER_AGENTS_RULES, tell=tell), policy)
+    for agents, comparison in zip(_FEWER_AGENTS, fewer_agents, strict=True):
         parts += [f"{agents} agents:\n", markdown(comparison)]
     parts.append(_CHOICES)
     return "\n".join(parts)
