@@ -66,6 +66,11 @@ class TestThePolkitRule:
         assert 'var units = ["a.service", "b.service"];' in polkit.rule("llm-router", ["b.service", "a.service"])
 
     def test_a_name_stays_a_name_whatever_is_in_it(self) -> None:
+        assert polkit.read(polkit.rule("llm-router", ["b.service", "a.service"])) == (
+            "llm-router",
+            frozenset({"a.service", "b.service"}),
+        )
+        assert polkit.read("polkit.addRule(function() {});") is None
         wild = 'a"]; polkit.Result.YES; ["\n.service'
         line = next(line for line in polkit.rule("llm-router", [wild]).splitlines() if "units =" in line)
         assert json.loads(line.partition("=")[2].strip().removesuffix(";")) == [wild]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import resource
 import shutil
 import sys
@@ -14,12 +16,15 @@ from llm_router.app import parts
 from llm_router.backends import registry
 from llm_router.config import ConfigUnreadable, Examined, examine, find
 from llm_router.config.schema import Config
-from llm_router.doctor import engines, machine
+from llm_router.doctor import engines, machine, rights
 from llm_router.doctor.finding import Finding, ok, problem, warning
+from llm_router.doctor.rights import Rule
 from llm_router.errors import LlmRouterError
 from llm_router.hardware.base import CPU, DeviceReading
 from llm_router.hardware.page_cache import cached_fraction
 from llm_router.hardware.reading import open_reader
+from llm_router.install import polkit
+from llm_router.install.layout import for_machine
 from llm_router.launchers.ports import ensure_free
 from llm_router.runtime.instances import Launch
 
@@ -86,9 +91,34 @@ def _models(
     yield from engines.built_in(built_in)
     yield from engines.programs(programs)
     yield from engines.units(units)
+    if units:
+        yield from rights.rights([_with_suffix(unit) for unit in units], _rule(), _me())
     yield from engines.ports(ports, ensure_free, is_running=is_running)
     cached = {name: cached_fraction(Path(launches[name].request.path or "")) for name in sizes_mib}
     yield from engines.files(sizes_mib, cached, devices[CPU].total_mib if CPU in devices else None)
+
+
+def _with_suffix(unit: str) -> str:
+    return unit if unit.endswith(".service") else f"{unit}.service"
+
+
+def _me() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:  # a container's number without a name
+        return str(os.geteuid())
+
+
+def _rule() -> Rule:
+    path = for_machine().polkit
+    assert path is not None
+    try:
+        found = polkit.read(path.read_text())
+    except FileNotFoundError:
+        return Rule(file=str(path), is_there=False)
+    except (OSError, ValueError):  # the folder is polkit's own: only root looks into it
+        found = None
+    return Rule(file=str(path), is_there=True, user=found and found[0], units=found and found[1])
 
 
 def _free_mib(folder: Path) -> int | None:

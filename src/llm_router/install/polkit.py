@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 
 # To end what doesn't listen, and to start again what failed too often.
@@ -27,3 +28,15 @@ polkit.addRule(function(action, subject) {{
     return polkit.Result.NOT_HANDLED;
 }});
 """
+
+
+def read(text: str) -> tuple[str, frozenset[str]] | None:
+    """The user and the units of a rule as above; None: it isn't one."""
+    units = re.search(r"^ +var units = (\[.*\]);$", text, re.MULTILINE)
+    user = re.search(r'^ +subject\.user === (".*") &&$', text, re.MULTILINE)
+    if units is None or user is None:
+        return None
+    try:
+        return str(json.loads(user[1])), frozenset(map(str, json.loads(units[1])))
+    except ValueError:
+        return None
