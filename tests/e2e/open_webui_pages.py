@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import socket
 from collections.abc import AsyncIterator
@@ -16,11 +17,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from playwright.async_api import Locator, Page, async_playwright
+from playwright.async_api import BrowserContext, Locator, Page, async_playwright
 
 VARIABLE = "LLM_ROUTER_OPEN_WEBUI_BOX"
 # As an administrator sets a connection up, in the words of the first start.
-CONNECTION = '{"0":{"provider":"llama.cpp","headers":{"X-LLM-Router-Task":"{{TASK}}"}}}'
+_CONNECTION = '{"0":{"provider":"llama.cpp","headers":{"X-LLM-Router-Task":"{{TASK}}"}}}'
 _START_S = 600  # the first start may install it
 _ARGS = [
     "--no-sandbox",
@@ -29,7 +30,7 @@ _ARGS = [
     "--disable-background-networking",
     "--disable-dev-shm-usage",
 ]
-_WAIT_MS = 20_000
+_WAIT_MS = 60_000  # a browser and two servers share the machine with what else runs
 
 
 def why_not() -> str | None:
@@ -46,13 +47,16 @@ def _chromium() -> str | None:
 
 
 @asynccontextmanager
-async def open_webui(router_url: str, **environment: str) -> AsyncIterator[str]:
-    """A fresh one, connected to the router; gives its base URL."""
+async def open_webui(router_url: str, *, ollama: bool = False, **environment: str) -> AsyncIterator[str]:
+    """A fresh one, connected to the router; gives its base URL. `ollama`: by Ollama's API and no other."""
+    connection = {"OPENAI_API_CONFIGS": _CONNECTION}
+    if ollama:
+        connection = {"ENABLE_OPENAI_API": "False", "ENABLE_OLLAMA_API": "True", "OLLAMA_BASE_URL": router_url}
     box = os.environ[VARIABLE]
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    await _run(box, "start", f"{router_url}/v1", str(port), **{"OPENAI_API_CONFIGS": CONNECTION, **environment})
+    await _run(box, "start", f"{router_url}/v1", str(port), **connection, **environment)
     try:
         yield f"http://127.0.0.1:{port}"
     finally:
@@ -75,6 +79,10 @@ class Browser:
         self.page = page
         self.url = url
 
+    async def another(self) -> Browser:
+        """A second window of the same person."""
+        return await _window(self.page.context, self.url)
+
     # -- chats
 
     async def new_chat(self, model: str) -> None:
@@ -93,10 +101,30 @@ class Browser:
         return self.page.locator(".chat-assistant").last
 
     @property
+    def status(self) -> Locator:
+        """The status line above the last answer, which isn't part of its text."""
+        return self.answer.locator(".status-description")
+
+    @property
+    def shimmer(self) -> Locator:
+        """The status line while it isn't over."""
+        return self.status.locator(".shimmer")
+
+    @property
     def stop(self) -> Locator:
         return self.page.locator('button[aria-label^="Stop" i]').last
 
-    async def shows(self, text: str, *, timeout_ms: int = _WAIT_MS) -> str:
+    @property
+    def text(self) -> Locator:
+        """The words of the last answer, without what the page puts around them."""
+        return self.answer.locator("#response-content-container .markdown-prose")
+
+    @property
+    def problem(self) -> Locator:
+        """The box with an error below the last answer."""
+        return self.answer.locator(".break-words").last
+
+    async def shows(self, text: str | re.Pattern[str], *, timeout_ms: int = _WAIT_MS) -> str:
         """Wait until the last answer shows this, and return all that it shows."""
         await self.answer.filter(has_text=text).wait_for(timeout=timeout_ms)
         return await self.answer.inner_text()
@@ -159,23 +187,28 @@ class Browser:
 async def browser(url: str, *, width: int = 1000, height: int = 640) -> AsyncIterator[Browser]:
     async with async_playwright() as playwright:
         chromium = await playwright.chromium.launch(executable_path=_chromium(), args=_ARGS)
-        page = await chromium.new_page(viewport={"width": width, "height": height})
-        page.set_default_timeout(_WAIT_MS)
-        greeting = page.get_by_role("button", name="Okay, Let's Go!")  # of the first visit, whenever it comes
-        await page.add_locator_handler(greeting, greeting.click)
         try:
-            yield Browser(page, url)
+            yield await _window(await chromium.new_context(viewport={"width": width, "height": height}), url)
         finally:
             await chromium.close()
+
+
+async def _window(person: BrowserContext, url: str) -> Browser:
+    page = await person.new_page()
+    page.set_default_timeout(_WAIT_MS)
+    greeting = page.get_by_role("button", name="Okay, Let's Go!")  # of the first visit, whenever it comes
+    await page.add_locator_handler(greeting, greeting.click)
+    return Browser(page, url)
 
 
 def models(tiny: dict[str, dict[str, Any]], slow: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Two real chat models and an embedding model, and a slow one. A model that says that it can only chat isn't sent
     the schemas of three dozen tools, for which these have no room."""
     chat = {"capabilities": ["chat"]}
+    real = {**chat, "context_length": 4096}  # the prompts of its own requests are that long
     return {
-        "tiny-a": {**tiny["tiny-a"], **chat, "name": "Tiny A", "description": "Counts to fifty"},
-        "tiny-b": {**tiny["tiny-b"], **chat, "name": "Tiny B"},
+        "tiny-a": {**tiny["tiny-a"], **real, "name": "Tiny A", "description": "Counts to fifty"},
+        "tiny-b": {**tiny["tiny-b"], **real, "name": "Tiny B"},
         "tiny-embed": tiny["tiny-embed"],
         "slow": {**slow, **chat, "name": "Slow"},
     }
