@@ -12,7 +12,7 @@ from llm_router.api.errors import render
 from llm_router.dialects import anthropic_reply, ollama_reply
 from llm_router.dialects.anthropic_reply import MessageTranslation
 from llm_router.errors import LoadFailed
-from llm_router.relay.client import Headers
+from llm_router.relay.headers import Headers
 
 SSE = (b"content-type", b"text/event-stream")
 JSON = (b"content-type", b"application/json")

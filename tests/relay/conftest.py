@@ -17,7 +17,8 @@ from wire import LIMIT, Bench, FakeDispatcher, FakeRecorder, FakeUpstream
 
 from llm_router.api.errors import render
 from llm_router.api.openai import TARGETS, inference
-from llm_router.relay import client, protocol
+from llm_router.relay import pool as pools
+from llm_router.relay import protocol
 from llm_router.relay.asgi import relay
 from llm_router.relay.exchange import Services
 from llm_router.relay.lease import Upstream
@@ -79,14 +80,14 @@ def keep_alive_s() -> float:
 async def bench(
     sink: str, patience_s: float, limit: int, keep_alive_s: float, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Bench]:
-    monkeypatch.setattr(client, "_SWEEP_S", patience_s / 10)
+    monkeypatch.setattr(pools, "_SWEEP_S", patience_s / 10)
     dispatcher, upstream, recorder, tasks = FakeDispatcher(), FakeUpstream(), FakeRecorder(), Tasks()
     backend = await asyncio.start_server(upstream.serve, "127.0.0.1", 0)
     backend_port = backend.sockets[0].getsockname()[1]
     dispatcher.upstream = Upstream(
         instance=1, model="m", host="127.0.0.1", port=backend_port, host_header=b"127.0.0.1:%d" % backend_port
     )
-    pool = client.Pool(spawn=tasks.spawn, timeout_s=patience_s, late_s=patience_s / 4)
+    pool = pools.Pool(spawn=tasks.spawn, timeout_s=patience_s, late_s=patience_s / 4)
     services = Services(
         dispatcher=dispatcher,
         pool=pool,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import cast
 
 import pytest
 from hypothesis import given
@@ -12,8 +11,7 @@ from test_replies import DONE, FINISH, SSE_HEAD, TOKEN
 from wire import Bench, Client, chunked, read_request
 
 from llm_router.errors import LlmRouterError
-from llm_router.relay import client as upstream_half
-from llm_router.relay.client import Call, Pool
+from llm_router.relay.connection import Call, Connection
 from llm_router.relay.headers import ReplyHead
 from llm_router.relay.lane import Lane, framed, is_whole, lane
 from llm_router.relay.lease import Upstream
@@ -154,7 +152,7 @@ class Connections:
 def relayed(pieces: list[bytes], lanes: int) -> Relayed:
     """What becomes of a reply that comes in these pieces."""
     reply, wire = Relayed(), Wire()
-    connection = upstream_half._Connection(cast("Pool", Connections()), UPSTREAM)
+    connection = Connection(Connections(), UPSTREAM)
     connection.connection_made(wire)
     connection.begin(Call(UPSTREAM, b"", reply, without_body=False))
     connection._lanes = lanes

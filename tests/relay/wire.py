@@ -77,7 +77,7 @@ class FakeDispatcher:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         async with self.changed:
-            await asyncio.wait_for(self.changed.wait_for(condition), 5)
+            await asyncio.wait_for(self.changed.wait_for(condition), 20)
 
 
 @dataclass
@@ -208,7 +208,7 @@ class Client:
         )
 
     async def head(self) -> tuple[int, dict[str, str]]:
-        raw = (await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), 5)).decode("latin-1")
+        raw = (await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), 20)).decode("latin-1")
         status, *lines = raw.strip().split("\r\n")
         fields = dict(line.lower().split(": ", 1) for line in lines)
         return int(status.split(" ")[1]), fields
@@ -217,7 +217,7 @@ class Client:
         status, headers = await self.head()
         body, complete = b"", True
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(20):
                 if headers.get("transfer-encoding") == "chunked":
                     while size := int((await self.reader.readuntil(b"\r\n")).strip(), 16):
                         body += (await self.reader.readexactly(size + 2))[:-2]

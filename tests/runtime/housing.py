@@ -21,7 +21,7 @@ from llm_router.core.events import Event, InstanceGone
 from llm_router.errors import LaunchError
 from llm_router.launchers.base import RunningProcess
 from llm_router.launchers.process import ProcessLauncher
-from llm_router.relay.client import Pool
+from llm_router.relay.pool import Pool
 from llm_router.runtime.effects import Effects
 from llm_router.runtime.instances import Instance, Launch, RecentLoads
 from llm_router.runtime.tasks import Tasks

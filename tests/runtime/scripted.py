@@ -20,7 +20,7 @@ from llm_router.backends.base import (
 from llm_router.core.commands import StartInstance
 from llm_router.core.events import Event
 from llm_router.launchers.base import Identity, RunningProcess
-from llm_router.relay.client import Pool
+from llm_router.relay.pool import Pool
 from llm_router.runtime.effects import Effects
 from llm_router.runtime.instances import Launch
 from llm_router.runtime.tasks import Tasks

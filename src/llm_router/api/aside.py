@@ -10,9 +10,8 @@ import asyncio
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from llm_router.relay.client import Headers
 from llm_router.relay.exchange import Exchange, Services
-from llm_router.relay.headers import RequestHead
+from llm_router.relay.headers import Headers, RequestHead
 from llm_router.relay.lease import Dispatcher, Waiter
 from llm_router.relay.request import Kind, Model, Target
 

@@ -21,10 +21,9 @@ from llm_router.dialects.completion import Problem
 from llm_router.errors import LlmRouterError, Unavailable, UnsupportedMediaType, UpstreamError, UpstreamLost
 from llm_router.relay import failure
 from llm_router.relay.asgi import AsgiSink, deliver, read_body
-from llm_router.relay.client import Headers
 from llm_router.relay.events import Cutter, lines_of
 from llm_router.relay.exchange import Exchange, Services
-from llm_router.relay.headers import RequestHead
+from llm_router.relay.headers import Headers, RequestHead
 from llm_router.relay.lease import Dispatcher, Upstream, Waiter
 from llm_router.relay.request import Preferences, Target
 from llm_router.relay.sink import Sink

@@ -19,7 +19,7 @@ from llm_router.errors import (
     UpstreamError,
     UpstreamTimeout,
 )
-from llm_router.relay.client import Headers
+from llm_router.relay.headers import Headers
 
 # The first class that fits counts, so the special ones come first.
 _STATUS: list[tuple[type[LlmRouterError], int, str]] = [

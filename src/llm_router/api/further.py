@@ -24,10 +24,9 @@ from llm_router.errors import LlmRouterError, ModelNotFound, NotSupported
 from llm_router.relay import body as bodies
 from llm_router.relay import failure
 from llm_router.relay.asgi import AsgiSink, deliver, read_body
-from llm_router.relay.client import Headers
 from llm_router.relay.exchange import Exchange, Services
 from llm_router.relay.form import Form, boundary_of
-from llm_router.relay.headers import RequestHead
+from llm_router.relay.headers import Headers, RequestHead
 from llm_router.relay.native import NativeStream
 from llm_router.relay.request import Kind, Target
 from llm_router.relay.sink import Sink

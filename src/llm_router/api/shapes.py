@@ -7,7 +7,7 @@ from llm_router.api.errors import render
 from llm_router.dialects import anthropic_reply, completion, ollama_reply
 from llm_router.dialects.completion import Problem
 from llm_router.errors import LlmRouterError
-from llm_router.relay.client import Headers
+from llm_router.relay.headers import Headers
 
 _SHAPES = (("/v1/messages", anthropic_reply.error), ("/api/", ollama_reply.error))
 

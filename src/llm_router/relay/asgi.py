@@ -9,9 +9,8 @@ from collections import deque
 from starlette.types import Message, Receive, Scope, Send
 
 from llm_router.errors import RequestTooLarge
-from llm_router.relay.client import Headers
 from llm_router.relay.exchange import Exchange, Services
-from llm_router.relay.headers import RequestHead
+from llm_router.relay.headers import Headers, RequestHead
 from llm_router.relay.request import Target
 
 _HIGH_WATER = 64 * 1024

@@ -15,13 +15,14 @@ from llm_router.relay import body as bodies
 from llm_router.relay import failure
 from llm_router.relay.announcer import Announcer
 from llm_router.relay.chunk import naming
-from llm_router.relay.client import Call, Headers, Pool
+from llm_router.relay.connection import Call
 from llm_router.relay.failure import Failure
 from llm_router.relay.gate import Gate
-from llm_router.relay.headers import ReplyHead, RequestHead
+from llm_router.relay.headers import Headers, ReplyHead, RequestHead
 from llm_router.relay.held import Held, may_be_held
 from llm_router.relay.lane import Lane, Write
 from llm_router.relay.lease import Dispatcher, Upstream
+from llm_router.relay.pool import Pool
 from llm_router.relay.recorder import CANCELLED, COMPLETED, SERVER_REFUSED, UPSTREAM_ERROR, Recorder
 from llm_router.relay.reply import rewrite_reply
 from llm_router.relay.request import Kind, Model, Preferences, Request, Target, read, status_mode

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 
 from llm_router.errors import ConfigError, InvalidRequest, UpstreamGarbage
 
+Headers = list[tuple[bytes, bytes]]
+
 # RFC 9110 §7.6.1: these speak about one connection, and the next hop has another one.
 _HOP_BY_HOP = frozenset(
     {

@@ -5,7 +5,7 @@ Counterpart: `exchange`, which decides what becomes of it. Bounded: what is larg
 
 from __future__ import annotations
 
-from llm_router.relay.client import Headers
+from llm_router.relay.headers import Headers
 
 _ANSWER = 8 * 1024 * 1024  # a larger JSON reply passes unchanged rather than being held in memory
 _ERROR = 64 * 1024  # who says more than this has said it

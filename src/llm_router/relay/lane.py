@@ -1,6 +1,6 @@
 """The express lane: a token that comes as one whole chunk, like one before, goes on without a parser.
 
-Counterparts: `client`, which knows where chunks begin and end, and `template`, which knows what a token looks like.
+Counterparts: `connection`, which knows where chunks begin and end, and `template`, which knows what a token looks like.
 Streams are mostly made of such chunks. Since the whole piece is compared with what it must be, byte by byte outside of
 the text, nothing passes here that would not pass the long way, and llhttp's state stays right: it stood between two
 chunks before, and does so afterwards.

@@ -10,9 +10,9 @@ from collections.abc import Callable
 
 from llm_router.relay import failure
 from llm_router.relay.chunk import decode_object, decoded, encode
-from llm_router.relay.client import Headers
 from llm_router.relay.events import Cutter, as_event, lines_of
 from llm_router.relay.failure import DONE
+from llm_router.relay.headers import Headers
 from llm_router.relay.sink import Sink
 
 # Front ends act on these at the top of an event, whichever API it is of: `event` runs JavaScript in Open-WebUI.

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from llm_router.relay.client import Headers
+from llm_router.relay.headers import Headers
 from llm_router.relay.lane import Write
 
 

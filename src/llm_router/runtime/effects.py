@@ -19,8 +19,8 @@ from llm_router.history.base import History, LoadRecord
 from llm_router.launchers.base import Launcher, RunningProcess
 from llm_router.launchers.ports import Ports
 from llm_router.launchers.waiting import exit_in_words, words_of
-from llm_router.relay.client import Pool
 from llm_router.relay.lease import Upstream
+from llm_router.relay.pool import Pool
 from llm_router.runtime import hosts
 from llm_router.runtime.endings import lacked_memory, told
 from llm_router.runtime.hosts import AT_ONCE, Hosts

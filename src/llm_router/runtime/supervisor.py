@@ -44,7 +44,7 @@ from llm_router.core.views import InstanceState
 from llm_router.hardware.base import Reader
 from llm_router.history.base import History
 from llm_router.launchers.base import Launcher
-from llm_router.relay.client import Pool
+from llm_router.relay.pool import Pool
 from llm_router.relay.status_text import Progress
 from llm_router.runtime.effects import Effects
 from llm_router.runtime.instances import DeviceSize, Launches, RecentLoads

@@ -1,15 +1,13 @@
-"""The upstream half of the relay: pooled HTTP/1.1 connections to inference servers, without a task per request.
+"""One HTTP/1.1 connection to an inference server, and a reply on its way through it.
 
-Counterpart: `exchange`, which decides what a reply means. Every byte of a reply passes llhttp before anything is made
-of it, and the client gets our own framing, so that bytes after the end of a reply can never reach anyone.
+Counterparts: `pool`, which keeps the connections, and `exchange`, which decides what a reply means. Every byte of a
+reply passes llhttp before anything is made of it, or is compared with bytes that did; and the client gets our own
+framing, so that bytes after the end of a reply can never reach anyone.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ssl
-from collections import defaultdict
-from collections.abc import Callable, Coroutine
 from typing import NamedTuple, Protocol, cast
 
 import httptools
@@ -20,12 +18,7 @@ from llm_router.relay.heads import KnownHead, learn
 from llm_router.relay.lane import Lane, is_whole
 from llm_router.relay.lease import Upstream
 
-Headers = list[tuple[bytes, bytes]]
-
-_SWEEP_S = 1.0
 _IDLE_S = 30.0  # shorter than any engine's keep-alive we know; a connection that died sooner is retried
-_CONNECT_S = 5.0
-_LATE_S = 30.0
 _LEARN_MAX = 8  # heads that are different each time aren't worth remembering
 _LANES_MAX = 8  # nor is what a stream looks like that looks different each time
 _MAX_HEAD = 8 * 1024 * 1024  # bytes until a head is complete, which may come with its whole body
@@ -66,7 +59,7 @@ class Call:
         self.without_body = without_body
         self.retried = False
         self.late = 0  # how often its reply was told so in this silence
-        self.connection: _Connection | None = None
+        self.connection: Connection | None = None
 
     def cancel(self) -> None:
         self.reply = None
@@ -82,117 +75,20 @@ class Call:
             self.connection.resume()
 
 
-class Pool:
-    """All connections to all upstreams.
+class Owner(Protocol):
+    """Who keeps connections: told what becomes of each. `now`: the loop's time, to a second."""
 
-    `spawn(name, coroutine)` owns the tasks that open connections. `timeout_s`: the longest silence of a server
-    while it owes us an answer; checked by one sweep a second instead of a timer per event. `late_s`: the silence after
-    which a reply is told that it is late.
-    """
+    now: float
 
-    def __init__(
-        self,
-        *,
-        spawn: Callable[[str, Coroutine[None, None, None]], object],
-        timeout_s: float,
-        late_s: float = _LATE_S,
-    ) -> None:
-        self._spawn = spawn
-        self.timeout_s = timeout_s
-        self._late_s = late_s
-        self._idle: defaultdict[int, list[_Connection]] = defaultdict(list)
-        self._open: defaultdict[int, set[_Connection]] = defaultdict(set)
-        self._tls: ssl.SSLContext | None = None
-        self._sweeper: asyncio.TimerHandle | None = None
-        self.now = 0.0
+    def opened(self, connection: Connection) -> None: ...
 
-    def send(
-        self, upstream: Upstream, request: bytes | memoryview, reply: Reply, *, without_body: bool = False
-    ) -> Call:
-        """Send `request` (head and body). `without_body`: the reply to a HEAD has none, whatever its headers say."""
-        call = Call(upstream, request, reply, without_body=without_body)
-        idle = self._idle[upstream.instance]
-        if idle:
-            idle.pop().begin(call)
-        else:
-            self._connect(call)
-        return call
+    def idle(self, connection: Connection) -> None:
+        """It can be used for another call."""
 
-    def drop(self, instance: int) -> None:
-        """Close every connection to an instance: a server that is told to stop waits for them otherwise."""
-        for connection in list(self._open.get(instance, ())):
-            connection.abort()
-
-    def close(self) -> None:
-        """Close everything. The pool can't be used afterwards."""
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-        for instance in list(self._open):
-            self.drop(instance)
+    def closed(self, connection: Connection) -> None: ...
 
     def retry(self, call: Call) -> None:
-        """Send again on a new connection, once: the pooled one was stale, and not one byte of a reply had come."""
-        call.connection = None
-        if not call.retried:
-            call.retried = True
-            self._connect(call)
-        elif call.reply is not None:
-            call.reply.reply_lost(UpstreamLost(f"cannot keep a connection to the server of {call.upstream.model}"))
-
-    def idle(self, connection: _Connection) -> None:
-        self._idle[connection.upstream.instance].append(connection)
-
-    def opened(self, connection: _Connection) -> None:
-        self._open[connection.upstream.instance].add(connection)
-        if self._sweeper is None:
-            loop = asyncio.get_running_loop()
-            self.now = loop.time()
-            self._sweeper = loop.call_later(_SWEEP_S, self._sweep)
-
-    def closed(self, connection: _Connection) -> None:
-        instance = connection.upstream.instance
-        connections = self._open[instance]
-        connections.discard(connection)
-        idle = self._idle[instance]
-        if connection in idle:
-            idle.remove(connection)
-        if not connections:
-            del self._open[instance]
-            del self._idle[instance]
-
-    def _connect(self, call: Call) -> None:
-        self._spawn(f"connect-{call.upstream.model}", self._open_connection(call))
-
-    async def _open_connection(self, call: Call) -> None:
-        upstream = call.upstream
-        loop = asyncio.get_running_loop()
-        tls = self._tls_context() if upstream.tls else None
-        try:
-            async with asyncio.timeout(_CONNECT_S):
-                _, connection = await loop.create_connection(
-                    lambda: _Connection(self, upstream), upstream.host, upstream.port, ssl=tls
-                )
-        except (OSError, TimeoutError) as error:
-            if call.reply is not None:
-                call.reply.reply_lost(UpstreamLost(f"cannot connect to the server of {upstream.model}: {error}"))
-            return
-        if call.reply is None:
-            connection.abort()
-        else:
-            connection.begin(call)
-
-    def _tls_context(self) -> ssl.SSLContext:
-        if self._tls is None:
-            self._tls = ssl.create_default_context()
-        return self._tls
-
-    def _sweep(self) -> None:
-        loop = asyncio.get_running_loop()
-        self.now = loop.time()
-        for connections in list(self._open.values()):
-            for connection in list(connections):
-                connection.expire(self.now, self.timeout_s, self._late_s)
-        self._sweeper = loop.call_later(_SWEEP_S, self._sweep)
+        """The connection was of no use any more, and not one byte of a reply had come."""
 
 
 class _Known(NamedTuple):
@@ -203,7 +99,7 @@ class _Known(NamedTuple):
     fields: ReplyHead
 
 
-class _Connection(asyncio.Protocol):
+class Connection(asyncio.Protocol):
     """One connection. Reused for one call after the other while both sides keep it alive."""
 
     __slots__ = (
@@ -222,10 +118,10 @@ class _Connection(asyncio.Protocol):
         "_last",
         "_learned",
         "_length",
+        "_owner",
         "_parser",
         "_paused",
         "_pieces",
-        "_pool",
         "_received",
         "_reused",
         "_status",
@@ -235,9 +131,9 @@ class _Connection(asyncio.Protocol):
         "upstream",
     )
 
-    def __init__(self, pool: Pool, upstream: Upstream) -> None:
+    def __init__(self, owner: Owner, upstream: Upstream) -> None:
         self.upstream = upstream
-        self._pool = pool
+        self._owner = owner
         self._transport: asyncio.Transport | None = None
         self._body: list[bytes] = []
         self._fields: dict[bytes, bytes] = {}
@@ -269,15 +165,15 @@ class _Connection(asyncio.Protocol):
         self._lane: Lane | None = None
         self._lanes = _LANES_MAX
 
-    # -- what the pool and the call ask for
+    # -- what the owner and the call ask for
 
     def begin(self, call: Call) -> None:
         if self._transport is None or self._transport.is_closing():
-            self._pool.retry(call)
+            self._owner.retry(call)
             return
         self._call = call
         call.connection = self
-        self._last = self._pool.now
+        self._last = self._owner.now
         self._transport.write(call.request)
 
     def abort(self) -> None:
@@ -293,7 +189,7 @@ class _Connection(asyncio.Protocol):
     def resume(self) -> None:
         if self._transport is not None and self._paused:
             self._paused = False
-            self._last = self._pool.now  # the silence was ours
+            self._last = self._owner.now  # the silence was ours
             self._transport.resume_reading()
 
     def expire(self, now: float, timeout_s: float, late_s: float) -> None:
@@ -319,20 +215,20 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but its ancestors
-        self._pool.opened(self)
-        self._last = self._pool.now
+        self._owner.opened(self)
+        self._last = self._owner.now
 
     def data_received(self, data: bytes) -> None:
         if self._lane is not None:
             if self._lane(data):
-                self._last = self._pool.now
+                self._last = self._owner.now
                 return
             self._lane = None
         call = self._call
         if call is None:  # a server has nothing to say on an idle connection
             self.abort()
             return
-        last, self._last = self._last, self._pool.now
+        last, self._last = self._last, self._owner.now
         is_first = not self._received
         if is_first and self._known is not None and not call.without_body:
             whole = self._known.head.body(data)
@@ -411,7 +307,7 @@ class _Connection(asyncio.Protocol):
         return None
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._pool.closed(self)
+        self._owner.closed(self)
         self._transport = None
         call = self._call
         if call is None:
@@ -421,7 +317,7 @@ class _Connection(asyncio.Protocol):
         elif self._reused and not self._received:
             self._call = None
             if call.reply is not None:
-                self._pool.retry(call)
+                self._owner.retry(call)
         else:
             what = "broke off its reply" if self._received else "closed the connection without a reply"
             self._fail(UpstreamLost(f"cannot finish the request: the server of {self.upstream.model} {what}"))
@@ -478,7 +374,7 @@ class _Connection(asyncio.Protocol):
         if is_usable and self._transport is not None and not self._transport.is_closing():
             self._reset()
             self._reused = True
-            self._pool.idle(self)
+            self._owner.idle(self)
         else:
             self.abort()
 
