@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
+from datetime import UTC, datetime
 from typing import Any
 
 from compatibility import COUNT, EMBEDS, Asking, NotPossible, feature
@@ -497,6 +499,16 @@ async def ollamas_embeddings(asking: Asking) -> None:
     model = asking.model + EMBEDS
     assert len((await asking.json("/api/embed", {"model": model, "input": ["one", "two"]}))["embeddings"]) == 2
     assert (await asking.json("/api/embeddings", {"model": model, "prompt": "one"}))["embedding"]
+
+
+@feature(OLLAMA, "`keep_alive`: a duration, `-1`", "`-1`: it isn't unloaded for want of use, but makes room for others")
+async def ollamas_staying(asking: Asking) -> None:
+    for asked, least, most in (("1h30m", 5000, 5400), (-1, 10**8, math.inf)):
+        assert (await ollama(asking, "/api/generate", keep_alive=asked))["done_reason"] == "load"
+        residents = (await asking.client.get("/api/ps")).json()["models"]
+        until_ = next(model["expires_at"] for model in residents if model["model"] == f"{asking.model}:latest")
+        stays_s = (datetime.fromisoformat(until_) - datetime.now(UTC)).total_seconds()
+        assert least < stays_s <= most
 
 
 @feature(OLLAMA, "no prompt loads, `keep_alive: 0` unloads")
