@@ -20,8 +20,8 @@ USAGE = {
 }
 
 
-def translation(*, thinking: bool = True, stops: tuple[str, ...] = ()) -> MessageTranslation:
-    return MessageTranslation(id="msg_1", model="m", streams=True, thinking=thinking, stops=stops)
+def translation(*, thinking: bool = True, stops: tuple[str, ...] = (), begun: str = "") -> MessageTranslation:
+    return MessageTranslation(id="msg_1", model="m", streams=True, thinking=thinking, stops=stops, begun=begun)
 
 
 def whole(body: bytes, **more: Any) -> dict[str, Any]:
@@ -289,3 +289,32 @@ def test_a_prompt_that_is_too_long_is_called_so_in_the_words_that_agents_look_fo
     assert json.loads(error(400, Problem(message="m", code="context_length_exceeded")))["error"]["message"].startswith(
         "prompt is too long."
     )
+
+
+def test_what_the_client_began_itself_is_not_said_again_in_one_piece() -> None:
+    said = whole(reply(content='{"a": 1}'), begun="{")
+    assert said["content"] == [{"type": "text", "text": '"a": 1}'}]
+    assert whole(reply(content="{"), begun="{")["content"] == []
+    assert whole(reply(content='"a": 1}'), begun="{")["content"] == [{"type": "text", "text": '"a": 1}'}]
+
+
+@pytest.mark.parametrize("size", range(1, 12))
+def test_what_the_client_began_itself_is_not_said_again_in_a_stream(size: int) -> None:
+    def said(text: str, begun: str) -> str:
+        pieces = [chunk(content=text[at : at + size]) for at in range(0, len(text), size)]
+        return "".join(block["text"] for block in blocks(*pieces, chunk("stop"), begun=begun))
+
+    assert said("Begin here", "Begin ") == "here"
+    assert said("here", "Begin ") == "here"
+    assert said("Beginners", "Begin ") == "Beginners"
+    assert said("Beg", "Begin ") == "Beg", "it ends before it can be told"
+    assert said("hahaha", "ha") == "haha", "once only"
+    assert said("Begin ", "Begin ") == ""
+
+
+def test_a_call_of_a_tool_ends_the_waiting_for_what_the_client_began() -> None:
+    found = blocks(
+        chunk(content="Be"), chunk(tool_calls=[piece(0, "{}", id="c", name="f")]), chunk("tool_calls"), begun="Begin"
+    )
+    assert [block["type"] for block in found] == ["text", "tool_use"]
+    assert found[0]["text"] == "Be"

@@ -352,3 +352,15 @@ def test_whatever_bytes_come_nothing_breaks(body: bytes) -> None:
             anthropic_request.read(body, counting=counting)
         except InvalidRequest as error:
             assert error.message.startswith("cannot ")
+
+
+def test_the_words_that_the_client_puts_into_the_models_mouth_are_known() -> None:
+    def begun(*said: dict[str, Any]) -> str:
+        body = {"model": "m", "max_tokens": 1, "messages": [{"role": "user", "content": "hi"}, *said]}
+        return anthropic_request.read(json.dumps(body).encode()).begun
+
+    call = {"type": "tool_use", "id": "c", "name": "f", "input": {}}
+    assert begun() == ""
+    assert begun({"role": "assistant", "content": "{"}) == "{"
+    assert begun({"role": "assistant", "content": [text("{"), text("a")]}) == "{\na"
+    assert begun({"role": "assistant", "content": [text("x"), call]}) == ""

@@ -107,16 +107,27 @@ class _Call:
 
 class MessageTranslation:
     """`id`: of the message, unique. `model`: as the client calls it. `thinking`: it wants to see the model think.
-    `stops`: its stop sequences."""
+    `stops`: its stop sequences. `begun`: the answer's first words, which the client has already."""
 
     media_type = b"text/event-stream; charset=utf-8"
 
-    def __init__(self, *, id: str, model: str, streams: bool, thinking: bool, stops: tuple[str, ...]) -> None:  # noqa: A002 -- the API's own word
+    def __init__(
+        self,
+        *,
+        id: str,  # noqa: A002 -- the API's own word
+        model: str,
+        streams: bool,
+        thinking: bool,
+        stops: tuple[str, ...],
+        begun: str = "",
+    ) -> None:
         self.streams = streams
         self._id = id
         self._model = model
         self._thinking = thinking
         self._stops = stops
+        self._begun = begun
+        self._held = ""  # of the answer, as long as it may only repeat what is begun
         self._blocks = 0  # begun so far
         self._open: str | None = None  # "thinking", "text" or "tool_use"; the last one begun
         self._blank = ""  # white space that no text has followed yet
@@ -136,8 +147,9 @@ class MessageTranslation:
         content: list[dict[str, Any]] = []
         if message.reasoning_content and self._thinking:
             content.append({"type": "thinking", "thinking": message.reasoning_content, "signature": ""})
-        if message.content and not (message.content.isspace() and message.tool_calls):
-            content.append({"type": "text", "text": message.content})
+        text = (message.content or "").removeprefix(self._begun)
+        if text and not (text.isspace() and message.tool_calls):
+            content.append({"type": "text", "text": text})
         for number, call in enumerate(message.tool_calls or ()):
             content.append(
                 {
@@ -178,11 +190,21 @@ class MessageTranslation:
         out: list[bytes] = []
         if said.reasoning_content:
             out += self._thought(said.reasoning_content)
-        if said.content:
-            out += self._text(said.content)
+        if text := self._new(said.content or "", more=not said.tool_calls):
+            out += self._text(text)
         for position, call in enumerate(said.tool_calls or ()):
             out += self._called(position if call.index is None else call.index, call)
         return out
+
+    def _new(self, text: str, *, more: bool) -> str:
+        """What the client hasn't got yet: llama.cpp (b11434) says once more what the assistant's last message began
+        with, and clients put the answer behind that. `more`: further text may come."""
+        self._held += text
+        if more and self._begun.startswith(self._held):
+            return ""
+        text = self._held.removeprefix(self._begun)
+        self._held = self._begun = ""
+        return text
 
     def _thought(self, text: str) -> list[bytes]:
         if not self._thinking:
@@ -248,8 +270,10 @@ class MessageTranslation:
             return b""
         reason, stop = self._reason(self._finish or Choice(), called=bool(self._calls))
         delta = {"stop_reason": reason, "stop_sequence": stop}
+        rest = self._new("", more=False)
         return b"".join(
             [
+                *(self._text(rest) if rest else ()),
                 *self._stop(),
                 _event("message_delta", {"delta": delta, "usage": _usage(self._last)}),
                 _event("message_stop", {}),

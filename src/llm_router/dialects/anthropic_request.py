@@ -56,6 +56,12 @@ class Asked(msgspec.Struct, frozen=True):
     messages: list[dict[str, Any]]
     tools: list[dict[str, Any]]
 
+    @property
+    def begun(self) -> str:
+        """The answer's first words, where the client has put them into the model's mouth."""
+        last = self.messages[-1]
+        return last["content"] if last["role"] == "assistant" and "tool_calls" not in last else ""
+
 
 _decode = msgspec.json.Decoder(Request).decode
 _encode = msgspec.json.Encoder().encode
