@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 from laws import Witness
 
 from llm_router.core.events import (
@@ -242,11 +243,21 @@ class Anything(RuleBasedStateMachine):
             self.post(RequestClosed(at=self.now, request=request))
 
 
-TestAnything = Anything.TestCase
-TestAnything.settings = settings(
-    max_examples=100,
-    stateful_step_count=40,
-    deadline=None,
-    report_multiple_bugs=False,
-    suppress_health_check=[HealthCheck.too_slow],
-)
+def plays(examples: int) -> settings:
+    return settings(
+        max_examples=examples,
+        stateful_step_count=40,
+        deadline=None,
+        report_multiple_bugs=False,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+
+
+def test_the_laws_hold_whatever_happens() -> None:
+    run_state_machine_as_test(Anything, settings=plays(60))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_laws_hold_whatever_happens_in_many_more_plays() -> None:
+    run_state_machine_as_test(Anything, settings=plays(2000))
