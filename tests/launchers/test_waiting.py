@@ -32,6 +32,7 @@ def ignore(_: Loading) -> None:
 async def test_a_load_that_says_nothing_more_hangs(launcher: ProcessLauncher) -> None:
     spec = fake_spec("--never-ready", "--say", "waiting for a lock", port=Ports().take())
     process = await launcher.start(spec, identity(model="m"))
+    await line_of(process, "waiting for a lock")  # on a busy machine its start alone takes longer than the stall
     with pytest.raises(LaunchError) as caught:
         await wait_ready(process, spec, deadline_s=60, on_loading=ignore, stall=Stall(0.3))
     assert "cannot use m: it hangs while loading" in caught.value.message
