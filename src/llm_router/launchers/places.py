@@ -6,6 +6,7 @@ read must neither keep a model from being started nor end its server, as many en
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,9 @@ from llm_router.launchers.remedies import next_step
 from llm_router.launchers.state import StateFolder, open_spare
 
 log = logging.getLogger(__name__)
+
+# Another folder is no remedy for too many open files.
+_NOT_THE_DISK = (errno.EMFILE, errno.ENFILE)
 
 
 class Places:
@@ -34,6 +38,8 @@ class Places:
         try:
             path = _made(self.main, slug, instance)
         except OSError as error:
+            if error.errno in _NOT_THE_DISK:
+                raise
             self._spare = self._spare or open_spare(self.main)
             if self._spare is None:
                 raise
