@@ -18,7 +18,7 @@ from llm_router.core.planning import Need, Plan, contested, extend, plan_switche
 from llm_router.core.policy import turn_end
 from llm_router.core.reasons import explain
 from llm_router.core.specs import PolicySpec
-from llm_router.core.state import Instance, Lifecycle, ModelState, State
+from llm_router.core.state import Instance, Lifecycle, ModelState, Reserved, State
 
 # When and in which order it came, the request, and who would serve it. Orders are unique: no two of them are equal.
 _Due = tuple[float, int, int, Instance]
@@ -74,10 +74,16 @@ class Settling:
             self._plan = plan_switches(state, self._policy, at)
         while self._plan.starts:
             for model in self._plan.starts:
-                self._acts.start(model, self._plan.choices[model.name].placement)
+                self._bring_up(model, self._plan.choices[model.name].placement)
             self._forget_evictions()
             self._plan = plan_switches(state, self._policy, at)
         self._planned = self._counts()
+
+    def _bring_up(self, model: ModelState, placement: Reserved) -> None:
+        if model.sleeper is None:
+            self._acts.start(model, placement)
+        else:
+            self._acts.wake(model.sleeper, placement)
 
     def _refuse_hopeless(self, at: float) -> None:
         state = self._state
@@ -121,8 +127,8 @@ class Settling:
 
     def _start_beside(self) -> None:
         for model in self._state.in_need():
-            if not model.competes and model.instance is None:
-                self._acts.start(model, {})
+            if not model.competes and (model.instance is None or model.sleeper is not None):
+                self._bring_up(model, {})
 
     def _forget_evictions(self) -> None:
         """Whoever it was for has used the room, or doesn't want it any more."""
@@ -144,6 +150,8 @@ class Settling:
                     self._acts.stop(instance)
             elif instance.lifecycle is Lifecycle.READY:
                 self._tend(instance, plan.needs.get(instance.id), at)
+            elif instance.lifecycle is Lifecycle.PARKED:
+                self._tend_parked(instance, plan.needs.get(instance.id), at)
 
     def _note_turn(self, instance: Instance, need: Need | None) -> None:
         """Draining for nobody any more, it serves again."""
@@ -161,7 +169,7 @@ class Settling:
         1. Its promises are kept, and it is to be unloaded, or its room is needed and it is idle or has had its turn:
            it drains. But as long as its leaving alone would help nobody, it has its turn even if it is idle.
         2. Draining: stop when the last lease is closed, or cut the rest at the deadline.
-        3. Idle for too long: stop.
+        3. Idle for too long: park it, or stop.
         """
         if (
             instance.drain_until is None and self._must_leave(instance, at) and not self._may_stay(instance, need, at)
@@ -176,6 +184,16 @@ class Settling:
         else:
             self._watch_turn(instance, at)
             self._watch_idleness(instance, at)  # 3
+
+    def _tend_parked(self, instance: Instance, need: Need | None, at: float) -> None:
+        """It serves nobody, so that nothing has to end before it leaves."""
+        if not instance.unload_wanted and need is None:
+            self._watch_idleness(instance, at)
+            return
+        if need is not None and need.beneficiary is not None and need.beneficiary is not instance.model:
+            self._state.evicted[instance.model.name] = need.beneficiary
+        self._note_leaving(instance, need, at)
+        self._acts.stop(instance)
 
     def _grant_waiting(self, at: float) -> None:
         """To whoever has been due for longest, over all instances: they may share a limited number of places."""
@@ -248,16 +266,23 @@ class Settling:
         self._acts.set_timer(instance, TimerKind.PATIENCE, min(moment for moment in moments if moment > at))
 
     def _watch_idleness(self, instance: Instance, at: float) -> None:
-        """Lazy: a pending timer stays as it is when the instance is used, and looks again when it fires."""
-        timeout_s = instance.idle_timeout_s
-        if timeout_s is None or instance.is_busy:
+        """The ladder down: it is parked, then stopped, each after its own time without use.
+
+        Lazy: a pending timer stays as it is when the instance is used, and looks again when it fires."""
+        model, used_at = instance.model, instance.last_used_at
+        park_s, stop_s = instance.park_after_s, instance.idle_timeout_s
+        if instance.is_busy or model.load_wish is not None:
             return
-        idle_until = instance.last_used_at + timeout_s
-        if at >= idle_until:
-            self._acts.note(instance.model.name, Action.LEFT, f"nobody has used it for {timeout_s:g}s")
+        if stop_s is not None and at >= used_at + stop_s:
+            self._acts.note(model.name, Action.LEFT, f"nobody has used it for {stop_s:g}s")
             self._acts.stop(instance)
+        elif park_s is not None and at >= used_at + park_s and instance.is_serving:
+            self._acts.note(model.name, Action.PARKED, f"nobody has used it for {park_s:g}s")
+            self._acts.park(instance)
         elif TimerKind.IDLE not in instance.timers:
-            self._acts.set_timer(instance, TimerKind.IDLE, idle_until)
+            moments = [used_at + step_s for step_s in (park_s, stop_s) if step_s is not None and at < used_at + step_s]
+            if moments:
+                self._acts.set_timer(instance, TimerKind.IDLE, min(moments))
 
     def _note_hot(self, plan: Plan) -> None:
         """Hot: whoever is granted or closed there, nobody else's fate depends on it, and nothing of its own waits.
@@ -281,6 +306,8 @@ class Settling:
         if instance.unload_wanted:
             why = "its configuration changed" if instance.is_outdated else "someone unloads it"
             self._acts.note(name, Action.LEFT, why)
+        elif need is not None and need.beneficiary is instance.model:
+            self._acts.note(name, Action.LEFT, "it can't be woken where it was parked, and starts elsewhere")
         elif need is None or need.beneficiary is None:
             self._acts.note(name, Action.LEFT, "those that are loaded don't fit together any more")
         elif instance.is_busy:

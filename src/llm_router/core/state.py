@@ -26,11 +26,14 @@ Reserved = Mapping[str, int | None]
 
 
 class Lifecycle(Enum):
-    """STARTING: between the start (or adoption) and the first `InstanceReady`. STOPPING: its stop was ordered, its
-    memory still counts. GONE: forgotten, except by the leases that the relay hasn't closed yet."""
+    """STARTING: between the start (or adoption, or being woken) and the next `InstanceReady`. PARKING: it was told to
+    give its memory back, which still counts. PARKED: it has; what it still holds counts. STOPPING: its stop was
+    ordered, its memory still counts. GONE: forgotten, except by the leases that the relay hasn't closed yet."""
 
     STARTING = "starting"
     READY = "ready"
+    PARKING = "parking"
+    PARKED = "parked"
     STOPPING = "stopping"
     GONE = "gone"
 
@@ -83,12 +86,12 @@ class ModelState:
 
     `load_wish`: someone wants it ready without a request. `failure`: why its last load failed, until a load works.
     `failed_loads`: in a row, without a served request. `crashed_at`: its last crash that no served request has made
-    good. `load_s`: how long a load takes, learned. `footprint_mib`: what its next start reserves, over all devices:
-    declared, estimated or learned; None: unknown. `measured_mib`: the same by device, as it was measured.
-    `ran_out`: its last start failed for want of memory, so that the next one is given more room.
+    good. `load_s`: how long a load takes, learned; `wake_s`: being woken. `footprint_mib`: what its next start
+    reserves, over all devices: declared, estimated or learned; None: unknown. `measured_mib`: the same by device, as it
+    was measured. `ran_out`: its last start failed for want of memory, so that the next one is given more room.
     `short_since`: since when other programs have held the memory it needs. `uses`: requests granted since `rate` was
-    last brought up to date. `obstacle`: what it was last said to wait for. `names`: the
-    devices that it may use. `prospects`: where there could be room for it, as found out last.
+    last brought up to date. `obstacle`: what it was last said to wait for. `names`: the devices that it may use.
+    `prospects`: where there could be room for it, as found out last.
     """
 
     spec: ModelSpec
@@ -99,6 +102,7 @@ class ModelState:
     failed_loads: int = 0
     crashed_at: float | None = None
     load_s: float | None = None
+    wake_s: float | None = None
     footprint_mib: int | None = None
     measured_mib: dict[str, int] = field(default_factory=dict)
     ran_out: bool = False
@@ -127,7 +131,20 @@ class ModelState:
     def needs_start(self) -> bool:
         """Someone wants it, and no instance is there or on its way. One that drains has not left yet, so it doesn't
         count: a model that was told to make room can't come back before it did."""
-        return self.is_wanted and (self.instance is None or self.instance.lifecycle is Lifecycle.STOPPING)
+        return self.is_wanted and (self.instance is None or self.instance.is_away)
+
+    @property
+    def sleeper(self) -> Instance | None:
+        """Its parked instance, if that is what a request for it would wake."""
+        instance = self.instance
+        return instance if instance is not None and instance.is_wakeable else None
+
+    @property
+    def ready_in_s(self) -> float | None:
+        """How long it takes to make it ready from where it is, learned; of one that was never woken, like a load."""
+        instance = self.instance
+        is_wake = instance is not None and (instance.is_waking or instance.is_wakeable)
+        return self.wake_s if is_wake and self.wake_s is not None else self.load_s
 
     def requests_lately(self, at: float) -> float:
         """How many requests it was granted, older ones counting less: what its likelihood of need is judged by."""
@@ -144,15 +161,16 @@ class ModelState:
 
 @dataclass(slots=True, eq=False)
 class Instance:
-    """One server, from its start or adoption (`since`) until it is gone.
+    """One server, from its start, adoption or last being woken (`since`) until it is gone.
 
-    `reserved`: what is kept for it by device; None for a whole one. `measured_mib`: what it was seen to hold.
-    `slots`: leases it may have open. `promised_until`: requests up to this order found it ready when they waited, so it
-    serves them before it leaves. `had_company`: somebody else was on one of its devices when it started; they may leave
-    meanwhile, but nobody joins before it is ready. `unload_wanted`: someone wants it gone; `is_outdated`: because the
-    configuration changed. `drain_until`: it grants nothing more and leaves by then. `turn_ends_at`: someone wants its
-    room, and from then on it grants only what it promised. `keep_s`: how long it stays when nobody uses it, as a client
-    wished; infinity: for ever; None: as configured. `timers`: those pending, with their time.
+    `reserved`: what is kept for it by device; None for a whole one. `measured_mib`: what it was seen to hold. `home`:
+    the devices it was placed on. `is_waking`: it was parked before it became STARTING. `slots`: leases it may have
+    open. `promised_until`: requests up to this order found it ready when they waited, so it serves them before it
+    leaves. `had_company`: somebody else was on one of its devices when it started; they may leave meanwhile, but nobody
+    joins before it is ready. `unload_wanted`: someone wants it gone; `is_outdated`: because the configuration changed.
+    `drain_until`: it grants nothing more and leaves by then. `turn_ends_at`: someone wants its room, and from then on
+    it grants only what it promised. `keep_s`: how long it stays when nobody uses it, as a client wished; infinity: for
+    ever; None: as configured. `timers`: those pending, with their time.
     """
 
     id: int
@@ -164,7 +182,9 @@ class Instance:
     seats: frozenset[str] = frozenset()
     launch_key: str = ""
     measured_mib: dict[str, int] = field(default_factory=dict)
+    home: frozenset[str] = frozenset()
     is_adopted: bool = False
+    is_waking: bool = False
     had_company: bool = False
     lifecycle: Lifecycle = Lifecycle.STARTING
     leases: dict[int, None] = field(default_factory=dict)
@@ -184,6 +204,16 @@ class Instance:
         return self.lifecycle is Lifecycle.STARTING
 
     @property
+    def is_away(self) -> bool:
+        """It serves nobody before it has been started again or woken."""
+        lifecycle = self.lifecycle
+        return lifecycle is Lifecycle.STOPPING or lifecycle is Lifecycle.PARKED or lifecycle is Lifecycle.PARKING
+
+    @property
+    def is_wakeable(self) -> bool:
+        return self.lifecycle is Lifecycle.PARKED and not self.unload_wanted
+
+    @property
     def competes(self) -> bool:
         return bool(self.reserved or self.seats)
 
@@ -195,7 +225,7 @@ class Instance:
     @property
     def is_leaving_anyway(self) -> bool:
         """Its room becomes free without evicting it."""
-        return self.lifecycle is Lifecycle.STOPPING or self.unload_wanted
+        return self.lifecycle in (Lifecycle.STOPPING, Lifecycle.PARKING) or self.unload_wanted
 
     @property
     def idle_timeout_s(self) -> float | None:
@@ -204,6 +234,17 @@ class Instance:
         if self.keep_s is None or spec.pinned:
             return spec.idle_timeout_s
         return None if self.keep_s == math.inf else self.keep_s
+
+    @property
+    def park_after_s(self) -> float | None:
+        """It is parked after this long without a request; None: never. What a client wants to keep, he wants ready."""
+        spec = self.model.spec
+        return spec.park_after_s if self.keep_s is None or spec.pinned else None
+
+    @property
+    def leaves_when_idle(self) -> bool:
+        """Whether it is ever parked or unloaded for want of requests."""
+        return self.idle_timeout_s is not None or self.park_after_s is not None
 
     @property
     def is_busy(self) -> bool:
@@ -412,6 +453,7 @@ class State:
             slots=slots_of(spec),
             last_used_at=at,
             reserved=reserved,
+            home=frozenset(reserved),
             seats=spec.seats,
             launch_key=spec.launch_key,
         )
