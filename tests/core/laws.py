@@ -193,6 +193,7 @@ class Witness:
             return
         if server.state == "parked":
             self._note_residue(server, event.used_mib)
+        if server.state in ("parked", "parking"):
             return
         used = self._in_budgets(server, event.used_mib)
         spec = self.models.get(server.model)

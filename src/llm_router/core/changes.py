@@ -39,12 +39,13 @@ class Changes:
     def _note_memory(self, event: MemoryMeasured) -> None:
         """Corrects the reservation, and what the model's next start reserves. A declared footprint is only raised, and
         so is that of an instance that still loads: it isn't done growing. Who lives beside everything stays there. What
-        is parked says nothing about a start."""
+        is parked, or on the way there, says nothing about a start."""
         instance = self._state.live.get(event.instance)
         if instance is None or not instance.reserved:
             return
         if instance.lifecycle is Lifecycle.PARKED:
             self._note_residue(instance, event.used_mib)
+        if instance.lifecycle in (Lifecycle.PARKED, Lifecycle.PARKING):
             return
         measured_mib = by_device(event.used_mib, instance, self._state)
         if not measured_mib:

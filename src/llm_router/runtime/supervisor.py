@@ -21,10 +21,12 @@ from llm_router.core.commands import (
     Command,
     CutRequest,
     GrantRequest,
+    ParkInstance,
     RejectRequest,
     SetTimer,
     StartInstance,
     StopInstance,
+    WakeInstance,
 )
 from llm_router.core.events import (
     Event,
@@ -308,6 +310,11 @@ class Supervisor:
             case StartInstance():
                 self.switches.commanded(command)
                 self.effects.start(command)
+            case ParkInstance(instance=instance):
+                self.effects.park(instance)
+            case WakeInstance():
+                self.switches.commanded(command)
+                self.effects.wake(command)
             case StopInstance(instance=instance):
                 self.switches.commanded(command)
                 self.effects.stop(instance)
