@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from engines import program
-from routing import RouterProcess, Start, is_alive, numbers
+from routing import RouterProcess, Start, leftovers, numbers
 
 COUNT = 20
 PACE = ("--count", str(COUNT), "--token-ms", "1", "--startup-s", "0.05")
@@ -91,9 +91,10 @@ async def test_an_idle_engine_is_parked_and_a_request_wakes_the_same_process(
 async def test_the_last_step_is_to_stop(start: Start, vllm: Model, settings: dict[str, Any]) -> None:
     router = await start({"model": vllm(idle_timeout="0.6s")}, **settings)
     await answers(router, "model")
-    parked = await router.until("model", "parked")
     await router.until("model", "unloaded")
-    assert not is_alive(parked["pid"])
+    log = router.log.read_text()
+    assert log.index("model is parked") < log.index("stopping model")
+    assert leftovers(router) == []
 
 
 async def test_an_engine_that_fails_on_the_way_down_or_up_is_started_anew_and_nobody_is_refused(

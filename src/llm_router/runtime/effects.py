@@ -1,7 +1,7 @@
 """Carries out what the scheduler asks for about instances: start, park, wake, stop, check. Each effect is idempotent
 and reports back with exactly one event, whatever fails.
 
-Counterparts: `hosts`, which does the work with the servers; `leases`, which does the same for requests.
+Counterparts: `hosts` and `resting`, which do the work with the servers; `leases`, which does the same for requests.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from llm_router.runtime import hosts
 from llm_router.runtime.endings import lacked_memory, told
 from llm_router.runtime.hosts import AT_ONCE, Hosts
 from llm_router.runtime.instances import DeviceSize, Instance, Launches, RecentLoads, Unwatched, Watch, upstream_for
+from llm_router.runtime.resting import Resting
 from llm_router.runtime.tasks import Tasks
 
 _log = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ class Effects:
         self.instances: dict[int, Instance] = {}
         self._ports = Ports()
         self.launches_changed()
+        self._resting = Resting(launcher, self._watch, now)
         self._hosts = Hosts(
             launcher=launcher,
             ports=self._ports,
@@ -158,7 +160,7 @@ class Effects:
 
     async def _park(self, record: Instance) -> None:
         try:
-            held_mib = await self._hosts.park(record)
+            held_mib = await self._resting.park(record)
         except LlmRouterError as error:
             await self._end_of_rest(record, error)
             return
@@ -183,7 +185,7 @@ class Effects:
 
     async def _wake(self, record: Instance) -> None:
         try:
-            await self._hosts.wake(record, self._launches[record.model])
+            await self._resting.wake(record, self._launches[record.model])
         except LlmRouterError as error:
             await self._end_of_rest(record, error)
             return
@@ -328,9 +330,9 @@ class Effects:
 
     async def _resume(self, record: Instance) -> None:
         await self._hosts.resume(record, self._launches[record.model])
-        if await self._hosts.is_parked(record):
+        if await self._resting.is_parked(record):
             record.ready_at = self._now()
-            self._parked(record, await self._hosts.held_while_parked(record))
+            self._parked(record, await self._resting.held_mib(record))
         else:
             self._ready(record)
 

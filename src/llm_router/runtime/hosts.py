@@ -7,7 +7,7 @@ Counterparts: `effects`, which says when and reports what became of it; `launche
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -18,7 +18,6 @@ from llm_router.launchers import calls, probe, procfs
 from llm_router.launchers.base import Identity, Launcher, RunningProcess
 from llm_router.launchers.loading import LoadRefused, load_model, loaded_facts, unload_model
 from llm_router.launchers.masking import secrets_of
-from llm_router.launchers.parking import ensure_awake, ensure_parked, is_parked
 from llm_router.launchers.ports import Ports
 from llm_router.launchers.waiting import Stall
 from llm_router.runtime.instances import DeviceSize, Instance, Launch, Watch
@@ -195,45 +194,6 @@ class Hosts:
         if spec.load is not None and await loaded_facts(spec.address, spec.load) is None:
             record.is_loading = True  # for all we know: what it was told to load, it loads to the end
             raise LaunchError(f"cannot take over {record.model}: its server doesn't have it loaded; it is loaded again")
-
-    # -- at rest
-
-    async def park(self, record: Instance) -> Mapping[str, int] | None:
-        """Returns when the server has given its memory back, with what it still holds by device; None: nobody knows.
-        At most as long as the backend's calls may take. Cancelling leaves it open whether it has. Raises: LaunchError.
-        """
-        assert record.spec is not None
-        if record.spec.parking is None:
-            raise LaunchError(f"cannot park {record.model}: its server can't be; take park_after out of its section")
-        self._mark(record, is_parked=True)  # before: a router that dies in between must not take it for ready
-        await ensure_parked(record.model, record.spec.address, record.spec.parking)
-        return await self._watch.parked(record.id)
-
-    async def wake(self, record: Instance, launch: Launch) -> None:
-        """Returns when a parked server serves its model again, at most the launch's time limit after `record.since`;
-        first it waits for the memory. Cancelling leaves it open whether it does. Raises: LaunchError."""
-        assert record.spec is not None and record.spec.parking is not None
-        await self._make_room(record)
-        self._watch.waking(record.id, record.reserved_mib)
-        left_s = self._left_s(record, launch)
-        await ensure_awake(record.model, record.spec, record.spec.parking, deadline_s=left_s)
-        self._mark(record, is_parked=False)
-
-    async def is_parked(self, record: Instance) -> bool:
-        """Whether an adopted server is; it answers already. Raises: LaunchError where that can't be told."""
-        assert record.spec is not None and record.process is not None
-        was_told = record.process.identity.is_parked
-        found = await is_parked(record.model, record.spec, was_told=was_told)
-        if found != was_told:
-            self._mark(record, is_parked=found)
-        return found
-
-    async def held_while_parked(self, record: Instance) -> Mapping[str, int] | None:
-        return await self._watch.parked(record.id)
-
-    def _mark(self, record: Instance, *, is_parked: bool) -> None:
-        if record.process is not None:
-            self._launcher.hand_over(record.process, replace(record.process.identity, is_parked=is_parked))
 
     # -- while it serves
 
