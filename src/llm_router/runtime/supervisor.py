@@ -283,9 +283,9 @@ class Supervisor:
     def _outlook(self, model: str) -> Outlook:
         snapshot = self.handle.scheduler.snapshot()
         states = {instance.state for instance in snapshot.instances if instance.model == model}
-        if states - {InstanceState.STARTING, InstanceState.STOPPING}:
+        if states & {InstanceState.READY, InstanceState.SUSPECT, InstanceState.DRAINING}:
             return Outlook.THERE
-        is_coming = InstanceState.STARTING in states or snapshot.waiting.get(model, 0) > 0
+        is_coming = bool(states & {InstanceState.STARTING, InstanceState.WAKING}) or snapshot.waiting.get(model, 0) > 0
         return Outlook.COMING if is_coming else Outlook.NONE
 
     def _report(self, event: Event) -> None:
