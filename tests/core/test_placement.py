@@ -9,12 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llm_router.core.device import Device
 from llm_router.core.eviction import cheapest_eviction
 from llm_router.core.geometry import fits, possible_placements, spread
+from llm_router.core.instance import Instance, Lifecycle
 from llm_router.core.lanes import Lanes
+from llm_router.core.model import ModelState
 from llm_router.core.placement import choose, prospects_of
 from llm_router.core.specs import ANY_DEVICE, HOST, ModelSpec, PolicySpec
-from llm_router.core.state import Device, Instance, Lifecycle, ModelState, State
+from llm_router.core.state import State
 
 POLICY = PolicySpec()
 RESIDENTS = st.lists(

@@ -244,9 +244,8 @@ async def test_who_never_finishes_a_request_is_not_waited_for(start: Start, path
 async def test_a_head_without_end_is_refused(start: Start) -> None:
     router = await start({"a": fake()})
     begin = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
-    assert (await talk(router, begin, *(b"x-%d: %b\r\n" % (n, b"y" * 4000) for n in range(20)))).startswith(
-        b"HTTP/1.1 431 "
-    )
+    endless = [begin, *(b"x-%d: %b\r\n" % (n, b"y" * 4000) for n in range(500))]
+    assert (await talk(router, *endless)).startswith(b"HTTP/1.1 431 ")
     many = b"".join(b"x-%d: 1\r\n" % number for number in range(300))
     assert (await talk(router, begin + many + b"Content-Length: 2\r\n\r\n{}")).startswith(b"HTTP/1.1 431 ")
     async with router.client() as client:

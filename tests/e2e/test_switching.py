@@ -54,7 +54,9 @@ async def test_a_running_answer_is_finished_before_a_switch(start: Start) -> Non
 async def test_an_answer_that_outlives_the_drain_deadline_is_cut_with_an_error(start: Start) -> None:
     router = await start({"a": fake("--token-ms", "200"), "b": fake()}, patience="0s", drain_timeout="0.3s")
     await router.chat("a", max_tokens=1)
-    long, other = await asyncio.gather(router.chat("a"), router.chat("b"))
+    answer = asyncio.ensure_future(router.chat("a"))  # noqa: TID251
+    await router.until_running("a", 1)
+    other, long = await router.chat("b"), await answer
     assert long.error is not None
     assert long.error["code"] == "preempted"
     assert long.done

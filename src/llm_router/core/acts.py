@@ -1,6 +1,6 @@
 """The scheduler's vocabulary: each act changes the state and says so in a command, so that the two never differ.
 
-Counterparts: `intake` and `settling`, which decide when. Nothing is decided here.
+Counterparts: `intake`, `refusing`, `granting`, `tending` and `settling`, which decide when. Nothing is decided here.
 """
 
 from __future__ import annotations
@@ -20,8 +20,11 @@ from llm_router.core.commands import (
     WakeInstance,
 )
 from llm_router.core.decisions import Action, Decisions
+from llm_router.core.device import Reserved
 from llm_router.core.events import TimerKey, TimerKind
-from llm_router.core.state import Instance, Lifecycle, ModelState, Reserved, State
+from llm_router.core.instance import Instance, Lifecycle
+from llm_router.core.model import ModelState
+from llm_router.core.state import State
 
 
 class Acts:

@@ -10,10 +10,13 @@ from collections.abc import Mapping
 from llm_router.core.acts import Acts
 from llm_router.core.commands import Refusal
 from llm_router.core.decisions import Action
+from llm_router.core.device import Reserved, devices_for
 from llm_router.core.events import DeviceMeasured, InstanceAdopted, InstanceParked, MemoryMeasured, ModelsChanged
 from llm_router.core.geometry import by_device, spread
+from llm_router.core.instance import Instance, Lifecycle
+from llm_router.core.model import ModelState
 from llm_router.core.specs import ModelSpec
-from llm_router.core.state import Instance, Lifecycle, ModelState, Reserved, State, devices_for, slots_of
+from llm_router.core.state import State, slots_of
 
 # What a model that ran out of memory gets more the next time.
 _MORE_ROOM = 1.25

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from llm_router.core.instance import Instance
 from llm_router.core.specs import PolicySpec
-from llm_router.core.state import Instance
 
 # Before the first load of a model was seen, seconds.
 UNKNOWN_LOAD_S = 30.0

@@ -9,8 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 
+from llm_router.core.device import Device, Reserved, devices_for
+from llm_router.core.instance import Instance
+from llm_router.core.model import ModelState
 from llm_router.core.specs import ANY_DEVICE, HOST
-from llm_router.core.state import Device, Instance, ModelState, Reserved, State, devices_for
+from llm_router.core.state import State
 
 # Who is on a device, and how much of it (MiB) is his.
 Tenant = tuple[ModelState, int | None]

@@ -31,9 +31,11 @@ from llm_router.core.events import (
     TimerKind,
     UnloadRequested,
 )
+from llm_router.core.instance import Instance, Lifecycle
+from llm_router.core.model import Failure, ModelState
 from llm_router.core.policy import backoff_s, expected_wait_s
 from llm_router.core.specs import ModelSpec, PolicySpec
-from llm_router.core.state import Failure, Instance, Lifecycle, ModelState, State
+from llm_router.core.state import State
 
 # How much the newest load counts in the learned load time.
 _NEWEST_LOAD_WEIGHT = 0.5

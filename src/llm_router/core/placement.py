@@ -9,10 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from llm_router.core.device import Device, Reserved, devices_for
 from llm_router.core.eviction import NOTHING, Cost, cheapest_eviction, cost_of
 from llm_router.core.geometry import fits, fits_everywhere, possible_placements, spread
+from llm_router.core.instance import Instance
+from llm_router.core.model import ModelState, Prospects, Verdict
 from llm_router.core.specs import PolicySpec
-from llm_router.core.state import Device, Instance, ModelState, Prospects, Reserved, State, Verdict, devices_for
+from llm_router.core.state import State
 
 Claims = Sequence[tuple[ModelState, Reserved]]
 

@@ -10,10 +10,13 @@ from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
+from llm_router.core.device import Reserved
+from llm_router.core.instance import Instance
+from llm_router.core.model import ModelState
 from llm_router.core.placement import Choice, choose, too_many
 from llm_router.core.policy import urgency, wanted_since
 from llm_router.core.specs import PolicySpec
-from llm_router.core.state import Instance, ModelState, Reserved, State
+from llm_router.core.state import State
 
 
 @dataclass(slots=True)

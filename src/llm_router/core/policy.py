@@ -42,8 +42,10 @@ import math
 from collections.abc import Sequence
 
 from llm_router.core.eviction import UNKNOWN_LOAD_S, residency_end
+from llm_router.core.instance import Instance, Lifecycle
+from llm_router.core.model import ModelState
 from llm_router.core.specs import PolicySpec
-from llm_router.core.state import Instance, Lifecycle, ModelState, State
+from llm_router.core.state import State
 
 _SHORTEST_RETRY_S = 1.0
 # 2 ** 30 times any pause is beyond every cap; without a limit the float overflows one day.

@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import Enum
 
+from llm_router.core.instance import Instance, Lifecycle
+from llm_router.core.model import ModelState
 from llm_router.core.planning import Plan, contested_by
-from llm_router.core.state import Instance, Lifecycle, ModelState, State
+from llm_router.core.state import State
 
 
 class WaitPhase(Enum):

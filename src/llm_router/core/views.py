@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
+from llm_router.core.instance import Instance, Lifecycle
 from llm_router.core.planning import plan_switches
 from llm_router.core.reasons import WaitPhase, ahead_of, expected_s, explain
 from llm_router.core.specs import PolicySpec
-from llm_router.core.state import Instance, Lifecycle, State
+from llm_router.core.state import State
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

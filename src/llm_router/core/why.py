@@ -9,13 +9,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from llm_router.core.decisions import Decision, Decisions
+from llm_router.core.device import Device
 from llm_router.core.geometry import possible_placements
+from llm_router.core.model import ModelState
 from llm_router.core.placement import choose, prospects_of
 from llm_router.core.planning import plan_switches
 from llm_router.core.policy import urgency
 from llm_router.core.reasons import ahead_of, explain
 from llm_router.core.specs import PolicySpec
-from llm_router.core.state import Device, ModelState, State
+from llm_router.core.state import State
 from llm_router.core.views import InstanceState, instance_state
 
 _DECISIONS = 20

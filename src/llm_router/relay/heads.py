@@ -1,8 +1,8 @@
 """Knowing a message's head by its bytes: why a connection that says the same again costs little.
 
-Counterparts: `protocol` and `connection`, which let llhttp read every head the first time. On a connection that is kept,
-heads differ in nothing but the length of the body. One that has the same bytes around that number means the same; all
-else, down to a single space, is read by llhttp.
+Counterparts: `protocol` and `connection`, which let llhttp read every head the first time. On a connection that is
+kept, heads differ in nothing but the length of the body. One that has the same bytes around that number means the same;
+all else, down to a single space, is read by llhttp.
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ from llm_router.relay.request import Target
 _log = logging.getLogger(__name__)
 
 _HEAD_S = 30.0
+_LINGER_S = 2.0
 _HEAD_MAX = 64 * 1024
 _HEADERS_MAX = 200
 _LEARN_MAX = 8  # heads that are different each time aren't worth remembering
@@ -146,6 +147,7 @@ class RelayProtocol(HttpToolsProtocol):
     _begun = _heard = 0  # messages that began and ended in this piece
     _awaited_since = 0.0  # when the wait for the rest of a request began; 0: for none
     _is_asking = False  # something of that has come
+    _lingers_since = 0.0  # when he was turned away: what he still sends is read and forgotten; 0: he wasn't
     _in_head = True
     _head_size = 0
 
@@ -167,6 +169,8 @@ class RelayProtocol(HttpToolsProtocol):
                     asking.set(known.caller)
                 self._begin(known.target, known.client).exchange.start(body)
                 return
+        if self._lingers_since:
+            return
         self._begun = self._heard = 0
         super().data_received(data)
         if self._in_head:
@@ -315,6 +319,8 @@ class RelayProtocol(HttpToolsProtocol):
     def expire(self, now: float, limit_s: float) -> None:
         """Ends a connection whose client has been sending a request for longer than this, or its head for longer than
         half a minute: whoever sends a byte now and then would hold it for ever. `now`: the loop's time."""
+        if self._lingers_since and now - self._lingers_since > _LINGER_S:
+            self.transport.abort()
         since = self._awaited_since
         if since and now - since > (min(_HEAD_S, limit_s) if self._in_head else limit_s):
             self._turn_away(408)
@@ -328,9 +334,14 @@ class RelayProtocol(HttpToolsProtocol):
             return
         is_free = cycle is None or cycle.response_complete
         is_mute = is_free if self._in_head else not is_free and not getattr(cycle, "response_started", False)
-        if self._is_asking and is_mute:
-            self.transport.write(STATUS_LINE[status] + b"connection: close\r\ncontent-length: 0\r\n\r\n")
-        self.transport.close()
+        if not (self._is_asking and is_mute):
+            self.transport.close()
+            return
+        # Closing at once would throw away what the client has yet to read, if he is still sending.
+        self.transport.write(STATUS_LINE[status] + b"connection: close\r\ncontent-length: 0\r\n\r\n")
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._lingers_since = self.loop.time()
 
     def _forget_the_rest(self) -> None:
         """What llhttp still has of this request."""
