@@ -145,3 +145,21 @@ def test_the_longest_request_is_the_models_or_the_pools() -> None:
     assert read == Facts(context_length=131072, models=("mistral",))
     ranks = {"loads": [{"dp_rank": 0, "max_running_requests": 48}, {"dp_rank": 1, "max_running_requests": 48}]}
     assert loads.read(json.dumps(ranks).encode()) == Facts(slots=96)
+
+
+def test_what_is_to_be_parked_is_started_with_its_memory_saver_and_a_copy_of_the_weights() -> None:
+    assert SGLang().launch(AWQ, "").parking is None and "--enable-memory-saver" not in argv(AWQ)
+    spec = SGLang().launch(dataclasses.replace(AWQ, parks=True, api_key="k", admin_key="a"), "")
+    assert {"--enable-memory-saver", "--enable-weights-cpu-backup"} <= set(spec.argv)
+    parking = spec.parking
+    assert parking is not None and parking.canary is not None and parking.rest is None
+    asked = [
+        (call.path, json.loads(call.body), dict(call.headers)["Authorization"]) for call in (parking.park, parking.wake)
+    ]
+    assert asked == [("/release_memory_occupation", {}, "Bearer a"), ("/resume_memory_occupation", {}, "Bearer a")]
+    assert (parking.canary.path, dict(parking.canary.headers)["Authorization"]) == ("/generate", "Bearer k")
+
+
+def test_a_model_that_embeds_proves_by_embedding_that_it_is_awake() -> None:
+    parking = SGLang().launch(dataclasses.replace(AWQ, parks=True, capabilities=("embedding",)), "").parking
+    assert parking is not None and parking.canary is not None and parking.canary.path == "/encode"

@@ -82,3 +82,20 @@ def test_the_context_is_read_back() -> None:
     assert listing.read(json.dumps({"data": [card]}).encode()) == Facts(context_length=40960, models=("qwen",))
     assert version.call.path == "/version"
     assert version.read(b'{"version":"0.33.0"}') == Facts(build="0.33.0")
+
+
+def test_what_is_to_be_parked_is_started_with_its_sleep_mode_and_says_whether_it_sleeps() -> None:
+    spec = VLLM().launch(FP8, "")
+    assert spec.parking is None and "--enable-sleep-mode" not in spec.argv and "VLLM_SERVER_DEV_MODE" not in spec.env
+    spec = VLLM().launch(dataclasses.replace(FP8, parks=True), "")
+    assert "--enable-sleep-mode" in spec.argv and spec.env["VLLM_SERVER_DEV_MODE"] == "1"
+    assert spec.parking is not None and spec.parking.rest is not None
+    calls = [(call.method, call.path) for call in (spec.parking.park, spec.parking.wake, spec.parking.rest.call)]
+    assert calls == [("POST", "/sleep?level=1"), ("POST", "/wake_up"), ("GET", "/is_sleeping")]
+    answers = (b'{"is_sleeping":true}', b'{"is_sleeping":false}', b'{"is_sleeping":1}', b"Not Found")
+    assert [spec.parking.rest.read(body) for body in answers] == [True, False, None, None]
+
+
+def test_one_that_somebody_else_started_is_not_parked() -> None:
+    spec = VLLM().launch(LaunchRequest(model="m", port=0, url="http://gpu:8000", parks=True), "")
+    assert spec.parking is None

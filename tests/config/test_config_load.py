@@ -239,3 +239,20 @@ def test_state_goes_where_it_was_told_else_to_systemds_folder_else_to_the_users(
     assert one_model().state_folder == Path("/var/lib/llm-router")
     told = {"state_dir": "/data", "models": {"m": {"backend": "openai", "url": "http://x"}}}
     assert Config.model_validate(told).state_folder == Path("/data")
+
+
+def test_what_can_be_parked_is_parked_unless_it_says_otherwise() -> None:
+    plain = {"path": "/m"}
+    config = Config.model_validate(
+        {
+            "park_after": "5m",
+            "models": {
+                "plain": {"backend": "vllm", **plain},
+                "own": {"backend": "sglang", **plain, "park_after": 7},
+                "never": {"backend": "vllm", **plain, "park_after": "never"},
+                "cannot": {"backend": "llamacpp", **plain},
+                "elsewhere": {"backend": "vllm", "url": "http://x"},
+            },
+        }
+    )
+    assert [config.park_after_s(name) for name in config.models] == [300.0, 7.0, None, None, None]

@@ -15,17 +15,20 @@ from llm_router.core.commands import (
     Command,
     CutRequest,
     GrantRequest,
+    ParkInstance,
     Refusal,
     RejectRequest,
     SetTimer,
     StartInstance,
     StopInstance,
+    WakeInstance,
 )
 from llm_router.core.events import (
     DeviceMeasured,
     Event,
     InstanceAdopted,
     InstanceGone,
+    InstanceParked,
     InstanceReady,
     LoadRequested,
     MemoryMeasured,
@@ -48,8 +51,10 @@ _ROUNDING_S = 1e-6
 @dataclass
 class Server:
     model: str
-    state: str = "starting"  # starting, ready, suspect, stopping
+    state: str = "starting"  # starting, ready, suspect, parking, parked, stopping
     adopted: bool = False
+    waking: bool = False  # while it is starting: from being parked
+    home: frozenset[str] = frozenset()
     reserved: dict[str, int | None] = field(default_factory=dict)  # by device; None: the whole of it
     seats: frozenset[str] = frozenset()
     launch_key: str = ""
@@ -105,12 +110,8 @@ class Witness:
                 self.classes.add(event.request_class)
             case RequestClosed():
                 self._close(event)
-            case InstanceReady():
-                self._note_ready(event)
-            case InstanceGone():
-                self._note_gone(event)
-            case InstanceAdopted():
-                self._adopt(event)
+            case InstanceReady() | InstanceParked() | InstanceGone() | InstanceAdopted():
+                self._before_instance(event)
             case MemoryMeasured():
                 self._measure(event)
             case DeviceMeasured():
@@ -124,19 +125,44 @@ class Witness:
             case ShutdownRequested():
                 self.shutting_down = True
 
+    def _before_instance(self, event: InstanceReady | InstanceParked | InstanceGone | InstanceAdopted) -> None:
+        match event:
+            case InstanceReady():
+                self._note_ready(event)
+            case InstanceParked():
+                self._note_parked(event)
+            case InstanceGone():
+                self._note_gone(event)
+            case InstanceAdopted():
+                self._adopt(event)
+
     def _note_ready(self, event: InstanceReady) -> None:
         server = self.servers.get(event.instance)
-        if server is None or server.state == "stopping":
+        if server is None or server.state in ("stopping", "parking", "parked"):
             return
         if server.state == "starting":
-            server.since = event.at
+            server.since, server.waking = event.at, False
             self.ran_out.discard(server.model)
             server.promised = {request for request, model in self.waiting.items() if model == server.model}
         server.state = "ready"
 
+    def _note_parked(self, event: InstanceParked) -> None:
+        server = self.servers.get(event.instance)
+        if server is None or (server.state != "parking" and not (server.state == "starting" and server.adopted)):
+            return
+        if server.waking:
+            return
+        server.state = "parked"
+        self._note_residue(server, event.held_mib or {})
+
+    def _note_residue(self, server: Server, held_mib: Mapping[str, int]) -> None:
+        used = self._in_budgets(server, held_mib)
+        if used and server.reserved:
+            server.reserved = {**dict.fromkeys(server.reserved, 0), **used}
+
     def _note_gone(self, event: InstanceGone) -> None:
         server = self.servers.pop(event.instance, None)
-        if server is None or server.state != "starting" or server.adopted:
+        if server is None or server.state != "starting" or server.adopted or server.waking:
             return
         if event.out_of_memory and server.model not in self.ran_out:
             self.ran_out.add(server.model)
@@ -153,18 +179,23 @@ class Witness:
         need = spec.footprint_mib
         reserved = {} if need == 0 else {name: None if need is None else -(-need // len(devices)) for name in devices}
         self.servers[event.instance] = Server(
-            event.model, adopted=True, reserved=reserved, seats=spec.seats, launch_key=spec.launch_key
+            event.model,
+            adopted=True,
+            reserved=reserved,
+            home=frozenset(reserved),
+            seats=spec.seats,
+            launch_key=spec.launch_key,
         )
 
     def _measure(self, event: MemoryMeasured) -> None:
         server = self.servers.get(event.instance)
         if server is None or not server.reserved:
             return
-        used = {name: mib for name, mib in event.used_mib.items() if name in self.budgets}
-        if ANY_DEVICE in self.budgets:
-            used = {ANY_DEVICE: sum(event.used_mib.values())}
-        if HOST not in server.reserved:
-            used.pop(HOST, None)
+        if server.state == "parked":
+            self._note_residue(server, event.used_mib)
+        if server.state in ("parked", "parking"):
+            return
+        used = self._in_budgets(server, event.used_mib)
         spec = self.models.get(server.model)
         if server.state == "starting" or (spec is not None and spec.is_declared):
             if None not in server.reserved.values():
@@ -172,6 +203,14 @@ class Witness:
                 server.reserved = {name: max(used.get(name, 0), server.reserved.get(name) or 0) for name in names}
         elif used:
             server.reserved = {**dict.fromkeys(server.reserved, 0), **used}
+
+    def _in_budgets(self, server: Server, used_mib: Mapping[str, int]) -> dict[str, int]:
+        used = {name: mib for name, mib in used_mib.items() if name in self.budgets}
+        if ANY_DEVICE in self.budgets:
+            used = {ANY_DEVICE: sum(used_mib.values())}
+        if HOST not in server.reserved:
+            used.pop(HOST, None)
+        return used
 
     def _measure_device(self, event: DeviceMeasured) -> None:
         configured = self.policy.budgets[event.device]
@@ -232,6 +271,10 @@ class Witness:
                 assert command.request in self.open and command.refusal is Refusal.PREEMPTED
             case StartInstance():
                 self._start(command, at)
+            case WakeInstance():
+                self._wake(command)
+            case ParkInstance():
+                self._park(command, at)
             case StopInstance():
                 self._stop(command, at)
             case CheckInstance():
@@ -273,8 +316,39 @@ class Witness:
             tenants = [(s.model, s.reserved[name]) for s in self.servers.values() if name in s.reserved]
             self._must_fit([*tenants, (command.model, need)], self.budgets[name])
         self.servers[command.instance] = Server(
-            command.model, reserved=reserved, seats=spec.seats, launch_key=spec.launch_key
+            command.model,
+            reserved=reserved,
+            home=frozenset(reserved),
+            seats=spec.seats,
+            launch_key=spec.launch_key,
         )
+
+    def _wake(self, command: WakeInstance) -> None:
+        """A load like any other, where it is: beside whoever is there now."""
+        server = self.servers[command.instance]
+        assert not self.shutting_down
+        assert server.state == "parked" and server.model == command.model, "only who is parked can be woken"
+        assert not server.unload_wanted and not server.is_outdated, "woken though someone wants it gone"
+        reserved = {name: command.reserved_mib.get(name) for name in command.devices}
+        assert reserved.keys() == server.home, "a process can't move to another device"
+        others = [one for one in self.servers.values() if one is not server]
+        for other in others:
+            assert other.seats.isdisjoint(server.seats), "a seat for two"
+            shares = not reserved.keys().isdisjoint(other.reserved)
+            assert not (shares and other.state == "starting"), "two loads at a time on one device"
+        for name, need in reserved.items():
+            tenants = [(one.model, one.reserved[name]) for one in others if name in one.reserved]
+            self._must_fit([*tenants, (command.model, need)], self.budgets[name])
+        server.state, server.waking, server.reserved = "starting", True, reserved
+
+    def _park(self, command: ParkInstance, at: float) -> None:
+        server = self.servers[command.instance]
+        spec = self.models[server.model]
+        assert server.state == "ready", "only who is ready can be parked"
+        assert not server.leases, "parked with an open request"
+        assert server.model not in self.waiting.values(), "parked though someone waits for it"
+        assert spec.park_after_s is not None and at >= server.last_grant_at + spec.park_after_s - _ROUNDING_S
+        server.state = "parking"
 
     def _must_fit(self, tenants: list[tuple[str, int | None]], budget: int | None) -> None:
         pairs = list(combinations(tenants, 2))
@@ -291,6 +365,7 @@ class Witness:
     def _stop(self, command: StopInstance, at: float) -> None:
         server = self.servers[command.instance]
         assert server.state != "stopping", "stopped twice"
+        assert server.state != "parking", "stopped before it could say how being parked went"
         if server.leases:
             assert at - server.last_grant_at >= self.policy.drain_timeout_s - _ROUNDING_S, (
                 "stopped before its drain deadline"
@@ -322,7 +397,7 @@ class Witness:
         for model in dict.fromkeys(self.waiting.values()):
             self._is_explained(model, [request for request, wanted in self.waiting.items() if wanted == model])
             assert not self._could_be_granted(model), "waits in front of a free place"
-        staying = {id_ for id_, server in self.servers.items() if server.state != "stopping"}
+        staying = {id_ for id_, server in self.servers.items() if server.state not in ("stopping", "parking")}
         assert {key.subject for key in self.timers if key.kind is not TimerKind.ROOM} <= staying, (
             "a timer of an instance that is leaving or gone"
         )

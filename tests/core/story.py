@@ -16,16 +16,19 @@ from llm_router.core.commands import (
     Command,
     CutRequest,
     GrantRequest,
+    ParkInstance,
     RejectRequest,
     SetTimer,
     StartInstance,
     StopInstance,
+    WakeInstance,
 )
 from llm_router.core.events import (
     DeviceMeasured,
     Event,
     InstanceAdopted,
     InstanceGone,
+    InstanceParked,
     InstanceReady,
     KeepRequested,
     LoadRequested,
@@ -44,6 +47,8 @@ from llm_router.core.views import Wait
 
 LOAD_S = 20.0
 STOP_S = 2.0
+PARK_S = 1.0
+WAKE_S = 3.0
 
 
 def model(
@@ -51,6 +56,7 @@ def model(
     footprint_mib: int | None = None,
     *,
     idle_timeout_s: float | None = None,
+    park_after_s: float | None = None,
     concurrency: int | None = None,
     priority: int = 0,
     pinned: bool = False,
@@ -65,6 +71,7 @@ def model(
         name=name,
         footprint_mib=footprint_mib,
         idle_timeout_s=idle_timeout_s,
+        park_after_s=park_after_s,
         concurrency=concurrency,
         priority=priority,
         pinned=pinned,
@@ -82,7 +89,9 @@ class Story:
 
     Loads take `LOAD_S` (or what `load_times` says) and work, unless the model is in `broken` (then they fail with that
     text) or in `out_of_memory_once` (then the next one fails for want of memory); stops take `STOP_S`; checks are
-    answered at once, by whether the instance is in `dead`. `takes`: how long a granted request runs.
+    answered at once, by whether the instance is in `dead`. Parking takes `PARK_S` and leaves what `residue_mib` says
+    (else nobody knows); waking takes `WAKE_S`; both work unless the model is in `restless` (then the instance ends).
+    `takes`: how long a granted request runs.
     """
 
     def __init__(self, *models: ModelSpec, policy: PolicySpec | None = None) -> None:
@@ -93,6 +102,11 @@ class Story:
         self.load_times: dict[str, float] = {}
         self.out_of_memory_once: set[str] = set()
         self.dead: set[int] = set()
+        self.restless: set[str] = set()
+        self.residue_mib: dict[str, dict[str, int]] = {}
+        self.parked: list[str] = []
+        self.woken: list[str] = []
+        self.wakes: list[WakeInstance] = []
         self.started: list[str] = []
         self.stopped: list[str] = []
         self.starts: list[StartInstance] = []
@@ -147,6 +161,10 @@ class Story:
         if self.witness.servers[instance].state == "starting":
             self._answer(InstanceReady(at=self.now + ready_after_s, instance=instance))
 
+    def adopt_parked(self, instance: int, model: str) -> None:
+        self.post(InstanceAdopted(at=self.now, instance=instance, model=model))
+        self.post(InstanceParked(at=self.now, instance=instance))
+
     def measure(self, model: str, **used_mib: int) -> None:
         """What the model's instance holds, by device (their names with a "d" in front: `d0=7`)."""
         used = {name.removeprefix("d"): mib for name, mib in used_mib.items()}
@@ -167,7 +185,7 @@ class Story:
         return next(id_ for id_, server in self.witness.servers.items() if server.model == model)
 
     def state_of(self, model: str) -> str:
-        """ "starting", "ready", "suspect", "draining", "stopping", or "absent"."""
+        """ "starting", "waking", "ready", "suspect", "draining", "parking", "parked", "stopping", or "absent"."""
         instances = self.witness.scheduler.snapshot().instances
         return next((view.state.value for view in instances if view.model == model), "absent")
 
@@ -229,6 +247,16 @@ class Story:
             case StopInstance(instance=instance):
                 self.stopped.append(self.witness.servers[instance].model)
                 self._answer(InstanceGone(at=self.now + STOP_S, instance=instance))
+            case ParkInstance(instance=instance):
+                name = self.witness.servers[instance].model
+                self.parked.append(name)
+                self._answer(self._rest(instance, name))
+            case WakeInstance(instance=instance, model=name):
+                self.woken.append(name)
+                self.wakes.append(command)
+                at = self.now + WAKE_S
+                gone = InstanceGone(at=at, instance=instance, error="it could not be woken")
+                self._answer(gone if name in self.restless else InstanceReady(at=at, instance=instance))
             case CheckInstance(instance=instance):
                 self.checked.append(instance)
                 gone = InstanceGone(at=self.now, instance=instance, error="connection refused")
@@ -250,7 +278,13 @@ class Story:
             return InstanceGone(at=at, instance=instance, error=error)
         return InstanceReady(at=at, instance=instance)
 
-    def _answer(self, event: InstanceReady | InstanceGone) -> None:
+    def _rest(self, instance: int, name: str) -> InstanceParked | InstanceGone:
+        at = self.now + PARK_S
+        if name in self.restless:
+            return InstanceGone(at=at, instance=instance, error="it could not be parked")
+        return InstanceParked(at=at, instance=instance, held_mib=self.residue_mib.get(name))
+
+    def _answer(self, event: InstanceReady | InstanceParked | InstanceGone) -> None:
         """The newest answer about an instance replaces one that was still to come."""
         self._forget(self._answers.pop(event.instance, None))
         self._answers[event.instance] = event

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from story import LOAD_S, STOP_S, Story, model
+from story import LOAD_S, PARK_S, STOP_S, WAKE_S, Story, model
 
 from llm_router.core.events import RequestClass
 from llm_router.core.policy import overtaking_s, wait_bound_s
@@ -71,10 +71,20 @@ def test_a_request_waits_for_one_switch_of_each_rival_at_most(
 
 
 def with_rights(
-    number: int, footprint_mib: int | None, priority: int, devices: tuple[str, ...] | None, concurrency: int | None
+    number: int,
+    footprint_mib: int | None,
+    priority: int,
+    devices: tuple[str, ...] | None,
+    concurrency: int | None,
+    park_after_s: float | None,
 ) -> ModelSpec:
     return ModelSpec(
-        name=f"m{number}", footprint_mib=footprint_mib, priority=priority, devices=devices, concurrency=concurrency
+        name=f"m{number}",
+        footprint_mib=footprint_mib,
+        priority=priority,
+        devices=devices,
+        concurrency=concurrency,
+        park_after_s=park_after_s,
     )
 
 
@@ -87,6 +97,7 @@ def specs(draw: st.DrawFn) -> list[ModelSpec]:
         st.integers(min_value=-20, max_value=20),
         st.sampled_from([None, ("0",), ("1",), ("0", "1")]),
         st.sampled_from([None, None, 1, 2, 4]),
+        st.sampled_from([None, 0.5, 4.0]),
     )
     drawn = draw(st.lists(kinds, min_size=2, max_size=5))
     return [replace(spec, name=f"m{number}") for number, spec in enumerate(drawn)]
@@ -98,14 +109,17 @@ def test_whatever_happens_nobody_waits_beyond_the_bound(
     policy: PolicySpec, models: list[ModelSpec], data: st.DataObject
 ) -> None:
     """Random arrivals of every class and priority, lengths, load times, cancellations, loads that fail or run out of
-    memory, limited concurrency; on two devices."""
+    memory, limited concurrency, models that are parked and woken, or can't be; on two devices."""
     policy = replace(policy, budgets={"0": 20, "1": 20})
     story = Story(*models, policy=policy)
     names = [spec.name for spec in models]
     for name in names:
         story.load_times[name] = data.draw(st.floats(min_value=1, max_value=90), label=f"load of {name}")
     story.out_of_memory_once.update(data.draw(st.sets(st.sampled_from(names)), label="out of memory"))
-    attempts = 2 if story.out_of_memory_once else 1
+    story.restless.update(data.draw(st.sets(st.sampled_from(names)), label="restless"))
+    known = data.draw(st.sets(st.sampled_from(names)), label="known residue")
+    story.residue_mib.update({name: {"0": 1, "1": 1} for name in known})
+    attempts = 1 + bool(story.out_of_memory_once) + bool(story.restless)
     broken = data.draw(st.sets(st.sampled_from(names[1:])), label="broken")
     story.broken.update(dict.fromkeys(broken, "no such file"))
     steps = st.tuples(
@@ -129,9 +143,9 @@ def test_whatever_happens_nobody_waits_beyond_the_bound(
         slots = concurrency[name]
         bound_s = wait_bound_s(
             policy,
-            own_load_s=story.load_times[name],
-            rival_loads_s=[story.load_times[other] for other in names if other != name],
-            stop_s=STOP_S,
+            own_load_s=max(story.load_times[name], WAKE_S),
+            rival_loads_s=[max(story.load_times[other], WAKE_S) for other in names if other != name],
+            stop_s=PARK_S + STOP_S,
             limited=any(concurrency.values()),
             attempts=attempts,
             # A request that asks later may be more urgent, so all of its model that ever waited may be in front of it.

@@ -20,6 +20,7 @@ from llm_router.core.events import (
     Event,
     InstanceAdopted,
     InstanceGone,
+    InstanceParked,
     InstanceReady,
     KeepRequested,
     LoadRequested,
@@ -42,6 +43,7 @@ SPECS = st.builds(
     name=st.just(""),
     footprint_mib=st.sampled_from([None, 0, 4, 10, 16, 30]),
     idle_timeout_s=st.sampled_from([None, None, 5.0, 60.0]),
+    park_after_s=st.sampled_from([None, None, 2.0, 20.0]),
     concurrency=st.sampled_from([None, 1, 2]),
     priority=st.sampled_from([0, 0, 0, 1]),
     pinned=st.sampled_from([False, False, False, True]),
@@ -160,6 +162,27 @@ class Anything(RuleBasedStateMachine):
     def a_stop_completes(self, pick: int, error: str | None) -> None:
         self.post(InstanceGone(at=self.now, instance=self.some("stopping", pick), error=error))
 
+    @precondition(lambda self: self.has("parking"))
+    @rule(
+        pick=PICK,
+        held_mib=st.one_of(st.none(), st.dictionaries(st.sampled_from(DEVICES), st.integers(0, 3), max_size=1)),
+    )
+    def a_park_completes(self, pick: int, held_mib: dict[str, int] | None) -> None:
+        self.post(InstanceParked(at=self.now, instance=self.some("parking", pick), held_mib=held_mib))
+
+    @precondition(lambda self: self.has("parking") or self.has("parked"))
+    @rule(pick=PICK, state=st.sampled_from(["parking", "parked"]), error=st.sampled_from([None, "killed"]))
+    def one_that_parks_or_is_parked_ends(self, pick: int, state: str, error: str | None) -> None:
+        if self.has(state):
+            self.post(InstanceGone(at=self.now, instance=self.some(state, pick), error=error))
+
+    @precondition(lambda self: self.witness.servers)
+    @rule(pick=PICK)
+    def a_stray_parked_arrives(self, pick: int) -> None:
+        """Also of one that was adopted, which is how that turns out to be parked."""
+        instance = list(self.witness.servers)[pick % len(self.witness.servers)]
+        self.post(InstanceParked(at=self.now, instance=instance))
+
     @precondition(lambda self: self.has("ready"))
     @rule(pick=PICK, error=st.sampled_from([None, "segfault"]))
     def a_ready_one_crashes(self, pick: int, error: str | None) -> None:
@@ -234,6 +257,8 @@ class Anything(RuleBasedStateMachine):
         for instance, server in list(witness.servers.items()):
             if server.state in ("starting", "suspect"):
                 self.post(InstanceReady(at=self.now, instance=instance))
+            elif server.state == "parking":
+                self.post(InstanceParked(at=self.now, instance=instance))
             elif server.state == "stopping":
                 self.post(InstanceGone(at=self.now, instance=instance))
         for timer, at in sorted(witness.timers.items(), key=lambda item: item[1])[:1]:

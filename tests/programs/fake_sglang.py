@@ -7,7 +7,12 @@ then it answers 503 with an empty body while it warms up; then `/ready` is 200. 
 second, unless SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION=0 makes a flag check of it. A wrong model name is answered and
 echoed; the answer's text names the model, so a test sees who it was.
 
+It gives its memory back and takes it again (managers/scheduler_components/weight_updater.py). As in that source its
+scheduler, and so the server, dies of giving it back while a request runs, of taking what it has, and of a request in
+between; without --enable-memory-saver nothing happens, and the answer is the same.
+
 Beside the engine's own options, and those of `fake_server`:
+  --comatose            it dies of taking its memory again
   --warmup-s S          503 for so long once the port is open (0.1)
   --shards N            lines of the progress bar (4)
   --older               a build without /ready (404), so that only /health tells
@@ -49,7 +54,7 @@ class FakeSGLang(FakeServer):
     def __init__(self, options: argparse.Namespace) -> None:
         super().__init__(options)
         self.context = options.context_length or 4096
-        self.is_leaving = False
+        self.is_leaving = self.is_released = False
         self.workers: list[int] = []
 
     # -- life
@@ -143,13 +148,31 @@ class FakeSGLang(FakeServer):
                     for other in self.open - {exchange}:
                         other.give_up()
                 await exchange.send(200, b"")
+            case "/release_memory_occupation" | "/resume_memory_occupation" as path:
+                await self.occupy(exchange, path == "/resume_memory_occupation")
+            case "/generate":
+                await self.live_or_die(not self.is_released)
+                await exchange.json(200, {"text": " one", "meta_info": {"finish_reason": {"type": "length"}}})
             case "/v1/embeddings" if not self.options.is_embedding:
                 words = "This model does not appear to be an embedding model by default. Please add `--is-embedding`"
                 await exchange.json(400, self.error(words, "BadRequestError", 400))
             case "/v1/chat/completions" | "/v1/completions" | "/v1/embeddings":
+                await self.live_or_die(not self.is_released)
                 await self.infer(exchange)
             case _:
                 await exchange.json(404, {"detail": "Not Found"})
+
+    async def occupy(self, exchange: Exchange, takes: bool) -> None:
+        if self.options.enable_memory_saver:
+            is_idle = self.running == 1  # but for this very request
+            await self.live_or_die(self.is_released == takes and is_idle and not (takes and self.options.comatose))
+            self.is_released = not takes
+        await exchange.json(200, None)
+
+    async def live_or_die(self, lives: bool) -> None:
+        if not lives:
+            os.kill(self.workers[0], signal.SIGKILL)
+            await asyncio.Event().wait()
 
     def loads(self) -> Json:
         running = self.running
@@ -235,18 +258,20 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--context-length", type=int)
     parser.add_argument("--api-key")
     parser.add_argument("--is-embedding", action="store_true")
+    parser.add_argument("--enable-memory-saver", action="store_true")
     parser.add_argument("--enable-cache-report", action="store_true")
     accept(
         parser,
         values="--host --mem-fraction-static --max-total-tokens --max-running-requests --tp-size --base-gpu-id"
         " --quantization --dtype --kv-cache-dtype --reasoning-parser --tool-call-parser --chat-template --device"
         " --attention-backend --log-level --config --admin-api-key --watchdog-timeout",
-        switches="--trust-remote-code --enable-metrics --enable-memory-saver --skip-server-warmup"
+        switches="--trust-remote-code --enable-metrics --enable-weights-cpu-backup --skip-server-warmup"
         " --stream-response-default-include-usage",
     )
     parser.add_argument("--warmup-s", type=float, default=0.1)
     parser.add_argument("--shards", type=int, default=4)
     parser.add_argument("--older", action="store_true")
+    parser.add_argument("--comatose", action="store_true")
     parser.add_argument("--term-tick-s", type=float, default=5.0)
     parser.add_argument("--reasoning", action="store_true")
     common_options(parser)

@@ -11,7 +11,12 @@ client has left (seen for as long as the client had patience). Idle it is gone a
 When its engine dies, whoever waits is told so at once: by a 500, or in a stream of 200 by an error and [DONE], before
 the first token or after it. A moment later the server has ended too.
 
+With VLLM_SERVER_DEV_MODE=1 it sleeps and wakes up (0.33's source, entrypoints/serve/dev/sleep/api_router.py). A request
+while it sleeps kills its engine; what the real one does then hasn't been seen.
+
 Beside the engine's own options, and those of `fake_server`:
+  --insomniac           a /sleep is answered with 500
+  --comatose            so is a /wake_up
   --shards N            lines of the progress bar (4)
   --free-memory GIB     what the device has left, of 23.5: below --gpu-memory-utilization it refuses to start
   --reasoning           the first three numbers come as `reasoning`
@@ -43,6 +48,7 @@ from fake_server import (  # noqa: E402
 
 TOTAL_GIB = 23.5
 GUARDED = ("/v1", "/v2", "/inference", "/cohere")
+SLEEP = ("/sleep", "/wake_up", "/is_sleeping")
 WATCHDOG_S = 0.2  # 5 s in the engine
 
 
@@ -54,7 +60,7 @@ class FakeVLLM(FakeServer):
         self.names: list[str] = options.served_model_name or [options.name or options.model]
         self.name = self.names[0]
         self.context = options.max_model_len or 4096
-        self.is_leaving = self.is_engine_dead = False
+        self.is_leaving = self.is_engine_dead = self.is_sleeping = False
         self.engine = 0
         self.server: asyncio.Server | None = None
 
@@ -132,6 +138,8 @@ class FakeVLLM(FakeServer):
         request, key = exchange.request, self.options.api_key
         if key and request.path.startswith(GUARDED) and bearer(request) not in key:
             await exchange.json(401, {"error": "Unauthorized"})
+        elif request.path in SLEEP and os.environ.get("VLLM_SERVER_DEV_MODE") == "1":
+            await self.answer_sleep(exchange)
         elif request.method == "GET":
             await self.answer_get(exchange)
         elif request.path not in (*CHATS, "/v1/embeddings"):
@@ -143,6 +151,8 @@ class FakeVLLM(FakeServer):
             words = f"The model `{request.body['model']}` does not exist. Valid aliases: {', '.join(self.names)}."
             await exchange.json(404, self.error(words, "NotFoundError", 404, "model"))
         else:
+            if self.is_sleeping:
+                os.kill(self.engine, signal.SIGKILL)
             try:
                 await self.infer(exchange)
             except GivenUp:
@@ -153,6 +163,21 @@ class FakeVLLM(FakeServer):
                     await self.end_given_up(exchange, 0)
                 else:
                     await exchange.json(500, self.dead())
+
+    async def answer_sleep(self, exchange: Exchange) -> None:
+        path, method = exchange.request.path, exchange.request.method
+        if method != ("GET" if path == "/is_sleeping" else "POST"):
+            await exchange.json(405, {"detail": "Method Not Allowed"})
+        elif path == "/is_sleeping":
+            await exchange.json(200, {"is_sleeping": self.is_sleeping})
+        elif self.options.insomniac if path == "/sleep" else self.options.comatose:
+            await exchange.json(500, self.error("EngineCore encountered an issue.", "InternalServerError", 500))
+        elif path == "/sleep":
+            self.is_sleeping = True
+            await exchange.json(200, {"status": "sleeping", "level": int(exchange.request.target.rpartition("=")[2])})
+        else:
+            self.is_sleeping = False
+            await exchange.json(200, {"status": "awake", "tags": None})
 
     async def answer_get(self, exchange: Exchange) -> None:
         match exchange.request.path:
@@ -252,6 +277,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--shards", type=int, default=4)
     parser.add_argument("--free-memory", type=float, default=TOTAL_GIB)
     parser.add_argument("--reasoning", action="store_true")
+    parser.add_argument("--insomniac", action="store_true")
+    parser.add_argument("--comatose", action="store_true")
     common_options(parser)
     return parser.parse_args(argv[1:] if argv[:1] == ["serve"] else argv)
 

@@ -31,6 +31,7 @@ def progress(phase: str = "starting", elapsed_s: float = 15.4, **more: Any) -> P
     [
         (progress(), "⏳ Loading model... 15s / 180s"),
         (progress(elapsed_s=0.0), "⏳ Loading model... 0s / 180s"),
+        (progress(phase="waking", estimate_s=22.6), "⏳ Waking model... 15s / 180s (about 23s)"),
         (progress(fraction=0.434), "⏳ Loading model... 15s / 180s (43%)"),
         (progress(fraction=1.7), "⏳ Loading model... 15s / 180s (100%)"),
         (progress(estimate_s=22.6), "⏳ Loading model... 15s / 180s (about 23s)"),

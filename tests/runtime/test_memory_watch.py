@@ -345,3 +345,48 @@ async def test_one_look_that_fails_is_not_the_last(cards: Bench, caplog: pytest.
     async with asyncio.timeout(2):
         await again.wait()
     assert "a bug in a driver" in caplog.text
+
+
+# -- parked ones
+
+
+async def parked(cards: Bench) -> None:
+    """Instance 1 held 9000 MiB of the first card, and 700 since it is parked."""
+    await cards.begin(_0=9000)
+    cards.reader["0"].held_mib = {10: 9000}
+    await cards.watch.look()
+    cards.watch.ready(1)
+    await cards.watch.look()
+    cards.reader["0"].held_mib = {10: 700}
+    assert await cards.watch.parked(1) == {"0": 700}
+
+
+async def test_what_a_parked_one_still_holds_is_told_when_it_changes_either_way(cards: Bench) -> None:
+    await parked(cards)
+    assert await cards.instance_news() == []
+    cards.reader["0"].held_mib = {10: 300}
+    assert await cards.instance_news() == [(1, {"0": 300})]
+    cards.reader["0"].held_mib = {10: 500}
+    assert await cards.instance_news() == [(1, {"0": 500})]
+
+
+async def test_what_a_parked_one_holds_is_not_learned_for_the_next_start(cards: Bench) -> None:
+    await parked(cards)
+    assert cards.history.peaks[-1] == ("model-1", "key-1", {"0": 9000})
+    cards.dies()
+    assert cards.history.peaks[-1] == ("model-1", "key-1", {"0": 9000})
+
+
+async def test_to_be_woken_it_needs_only_what_it_does_not_hold(cards: Bench) -> None:
+    await parked(cards)
+    cards.reader["0"].held_mib = {10: 700, FOREIGN: 24000 - 9000}
+    await cards.watch.room(1, "model-1", ("0",), {"0": 9000})
+
+
+async def test_once_woken_it_is_measured_as_after_a_load(cards: Bench) -> None:
+    await parked(cards)
+    cards.watch.waking(1, {"0": 9000})
+    cards.reader["0"].held_mib = {10: 9100}
+    await cards.watch.look()
+    cards.watch.ready(1)
+    assert await cards.instance_news() == [(1, {"0": 9100})]

@@ -233,4 +233,5 @@ async def test_the_runtime_counts_what_it_does(runtime: Make, health: Health) ->
         Phase.STOP: 1,
         Phase.ROOM: 2,
         Phase.LOAD: 2,
+        Phase.WAKE: 0,
     }

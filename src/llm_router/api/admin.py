@@ -23,6 +23,7 @@ from llm_router.config.reload import Difference
 from llm_router.core.views import InstanceView, Snapshot
 from llm_router.errors import ConfigError, InvalidRequest, LlmRouterError
 from llm_router.relay.lease import Upstream
+from llm_router.runtime.instances import Instance
 from llm_router.runtime.supervisor import Supervisor
 
 _TICK_S = 0.25
@@ -131,7 +132,7 @@ class Admin:
             "build": facts.build,
             "leases": 0 if instance is None else instance.leases,
             "waiting": snapshot.waiting.get(entry.name, 0),
-            "since_s": None if record is None else round(now - (record.ready_at or record.since), 1),
+            "since_s": None if record is None else round(now - _in_state_since(record), 1),
             "idle_s": None if instance is None else _idle_s(instance, now),
             "idle_timeout_s": None if instance is None else instance.idle_timeout_s,
             "fraction": None if record is None or record.ready_at is not None else record.loading.fraction,
@@ -233,6 +234,10 @@ def _idle_s(instance: InstanceView, now: float) -> float | None:
 
 def _listed(problems: Sequence[Problem]) -> list[dict[str, Any]]:
     return [problem.as_json() for problem in problems]
+
+
+def _in_state_since(record: Instance) -> float:
+    return max(record.since, record.ready_at or 0.0, record.parked_at or 0.0)
 
 
 def _line(value: dict[str, Any]) -> bytes:

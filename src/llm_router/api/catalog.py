@@ -81,7 +81,7 @@ class Catalog:
     @staticmethod
     def value_of(state: str | None) -> str:
         """llama.cpp's word for a state of ours; None: there is no instance."""
-        return {None: "unloaded", "starting": "loading"}.get(state, "loaded")
+        return _LLAMACPP_WORDS.get(state, "loaded")
 
     def _describe(self, entry: Entry, states: Mapping[str, str], failing: frozenset[str]) -> dict[str, Any]:
         value = self.value_of(states.get(entry.name))
@@ -111,6 +111,16 @@ class Catalog:
         if context_length is not None:
             described["context_length"] = context_length
         return described
+
+
+# Ours for a state, theirs for it; all that serve are loaded. llama-server lets its own models sleep.
+_LLAMACPP_WORDS = {
+    None: "unloaded",
+    "starting": "loading",
+    "waking": "loading",
+    "parking": "sleeping",
+    "parked": "sleeping",
+}
 
 
 def may_know(model: str) -> bool:

@@ -57,7 +57,7 @@ class Management:
         return router
 
     async def models(self) -> dict[str, Any]:
-        """All models that aren't hidden, each with `status.value`: unloaded, loading or loaded."""
+        """All models that aren't hidden, each with `status.value`: unloaded, loading, loaded or sleeping."""
         return self._catalog.listing()
 
     async def load(self, request: Request) -> dict[str, bool]:

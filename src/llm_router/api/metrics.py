@@ -158,10 +158,19 @@ def switches(found: Switches, names: Iterable[str]) -> Iterator[Metric]:
     crashes = CounterMetricFamily(
         "llm_router_crashes", "Times that a ready model's server ended by itself or had to be ended.", None, ["model"]
     )
+    wakes = CounterMetricFamily(
+        "llm_router_wakes", "Times that a parked model was woken, by how that ended.", None, ["model", "outcome"]
+    )
+    for (model, woken), count in found.wakes.items():
+        wakes.add_metric([model, woken.value], count)
+    parks = CounterMetricFamily(
+        "llm_router_parks", "Times that a model was parked because nobody used it.", None, ["model"]
+    )
     for name in names:
+        parks.add_metric([name], found.parks[name])
         evictions.add_metric([name], found.evictions[name])
         crashes.add_metric([name], found.crashes[name])
-    yield from (loads, evictions, crashes)
+    yield from (loads, wakes, parks, evictions, crashes)
     yield _histograms(
         "llm_router_switch_phase_seconds",
         "How long the parts of switches took.",

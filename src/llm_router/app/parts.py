@@ -110,6 +110,7 @@ def _request(config: Config, name: str, model: ModelConfig) -> LaunchRequest:
         api_key=keys.api,
         admin_key=keys.admin,
         directory=backend.directory,
+        parks=config.park_after_s(name) is not None,
         memory_mib=None if model.memory is None else -(-model.memory // (len(model.devices or ()) or 1)),
     )
 

@@ -23,6 +23,7 @@ class LaunchRequest:
     `devices`: the GPUs this start may use, as CUDA numbers or UUIDs; None: not our business, () none.
     `memory_mib`: what the model may take of each of these devices, where the configuration says it; `device_mib`: what
     one of them has. `admin_key`: the server's key for loading and unloading, where it has one of its own.
+    `parks`: it is to be parked while it is idle, so that its server must be started ready for that.
     """
 
     model: str
@@ -46,6 +47,7 @@ class LaunchRequest:
     directory: str | None = None
     memory_mib: int | None = None
     device_mib: int | None = None
+    parks: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,6 +177,29 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rest:
+    """A question to a server, whether it is parked. `read` answers from the body of a 200; None: it can't be told."""
+
+    call: HttpCall
+    read: Callable[[bytes], bool | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parking:
+    """How a server gives its memory back and takes it again while its process stays.
+
+    `park`, `wake`: an answer of 200 means that it did; no request runs meanwhile. How long `wake` may take says who
+    asks. `rest`: how to see which of the two it is; None: this server doesn't say. `canary`: a request that only an
+    awake server answers with 200, sent after it was woken; None: `rest` is proof enough.
+    """
+
+    park: HttpCall
+    wake: HttpCall
+    rest: Rest | None = None
+    canary: HttpCall | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchSpec:
     """All that is needed to run one instance. `argv` empty: nothing to start (a remote endpoint).
 
@@ -183,6 +208,7 @@ class LaunchSpec:
     `alternatives`: equal endpoints, tried in order when the first doesn't answer.
     `directory`: where it runs; None: the router's own folder.
     `load`: for servers that run without a model and are given one; None: it has its model from the start.
+    `parking`: how it is parked; None: it can't be, or wasn't started for it.
     `facts`: asked once when it is ready, in order, and merged: the first that knows something wins.
     `served_name`: the name the server insists on in a request's `model`; None: it ignores it.
     `credential`: the server's own key, sent as `Authorization: Bearer`.
@@ -198,6 +224,7 @@ class LaunchSpec:
     directory: str | None = None
     readiness: Readiness = Readiness()
     load: Load | None = None
+    parking: Parking | None = None
     facts: tuple[Inquiry, ...] = ()
     stop: StopPlan = StopPlan()
     secrets: tuple[str, ...] = ()

@@ -18,6 +18,7 @@ from llm_router.backends.base import (
     Inquiry,
     LaunchRequest,
     LaunchSpec,
+    Parking,
     Readiness,
     Signal,
     StopPlan,
@@ -47,7 +48,8 @@ class Habits:
 
     `ready_path`: answers 200 when a server we started is ready; `remote_ready_path`: the same at a `url`. `older_path`,
     `remote_older_path`: for builds that answer 404 there. `ready_needs_key`: the polls of one we started need the key.
-    `env`: for each start of ours; the model's own wins. `facts`: what to ask it once it is ready.
+    `env`: for each start of ours; the model's own wins. `parking`: of one we started. `facts`: what to ask it once it
+    is ready.
     """
 
     ready_path: str
@@ -58,6 +60,7 @@ class Habits:
     stop: StopPlan = _GENTLE
     read_line: Callable[[str], Signal | None] = no_signal
     env: Mapping[str, str] = field(default_factory=dict)
+    parking: Parking | None = None
     facts: tuple[Asked, ...] = ()
 
 
@@ -96,6 +99,7 @@ def started(request: LaunchRequest, argv: tuple[str, ...], habits: Habits, *, se
             headers=bearer(request.api_key) if habits.ready_needs_key else (),
             read_line=habits.read_line,
         ),
+        parking=habits.parking,
         facts=_inquiries(request, habits),
         stop=habits.stop,
         secrets=_secrets(request),

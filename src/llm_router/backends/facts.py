@@ -42,6 +42,12 @@ def llamacpp_props(body: bytes) -> Facts:
     )
 
 
+def is_sleeping(body: bytes) -> bool | None:
+    """vLLM's `GET /is_sleeping`."""
+    answer = mapping(body).get("is_sleeping")
+    return answer if isinstance(answer, bool) else None
+
+
 def sglang_info(body: bytes) -> Facts:
     """`GET /server_info`: the longest request that model and KV pool allow. The pool is often the smaller: it is cut
     to the memory that is left, and `/v1/models` doesn't tell."""

@@ -1,6 +1,11 @@
 """SGLang: `sglang serve`, or `python -m sglang.launch_server` where `binary` is an interpreter, which all builds have.
 
-Its `--help` takes ten seconds and more, so it isn't asked: every option here is at least as old as 0.4.
+Its `--help` takes ten seconds and more, so it isn't asked: every option here is at least as old as 0.4, but those for
+parking, which only a model with `park_after` is given.
+
+Parked, it gives back everything it allocated; the weights come back from the host's memory, else they were lost. It
+can't be asked whether it is parked, dies of a request while it is, and of being woken when it isn't
+(managers/scheduler_components/weight_updater.py, 0.5.23).
 """
 
 from __future__ import annotations
@@ -10,7 +15,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from llm_router.backends import facts
-from llm_router.backends.base import HttpCall, LaunchRequest, LaunchSpec, StopPlan
+from llm_router.backends.base import HttpCall, LaunchRequest, LaunchSpec, Parking, StopPlan
 from llm_router.backends.command import (
     HOST,
     Asked,
@@ -29,6 +34,8 @@ _MEMORY = "--mem-fraction-static"
 # Weights and KV pool are that fraction; beside it are the CUDA context, the graphs and a running batch. SGLang's own
 # least reserve for these is 1.5 GiB and an eighth for each GPU (arg_groups/memory_hook.py, 0.5.23).
 _BESIDE_POOL_MIB = 2048
+_PARK_S = 60.0  # 100 GB into the host's memory, over a slow bus
+_CANARY_S = 30.0
 
 _ENV = {
     "PYTHONUNBUFFERED": "1",
@@ -77,6 +84,7 @@ def _habits(request: LaunchRequest) -> Habits:
         stop=StopPlan(before=_abort(request), grace_s=30.0),
         read_line=read_sglang,
         env=_ENV,
+        parking=_parking(request) if request.parks else None,
         facts=(
             Asked(path="/server_info", read=facts.sglang_info),
             Asked(path="/v1/models", read=partial(facts.listing, name=server_name(request))),
@@ -86,12 +94,31 @@ def _habits(request: LaunchRequest) -> Habits:
 
 
 def _abort(request: LaunchRequest) -> HttpCall:
+    return _post(_managing(request), "/abort_request", {"abort_all": True}, limit_s=2.0)
+
+
+def _parking(request: LaunchRequest) -> Parking:
+    """What it answers to being woken proves little: it says 200 even where it was started without its memory saver."""
+    is_embedding = "embedding" in request.capabilities
+    one_token = {"text": "1", **({} if is_embedding else {"sampling_params": {"max_new_tokens": 1}})}
+    return Parking(
+        park=_post(_managing(request), "/release_memory_occupation", {}, limit_s=_PARK_S),
+        wake=_post(_managing(request), "/resume_memory_occupation", {}),
+        canary=_post(request.api_key, "/encode" if is_embedding else "/generate", one_token, limit_s=_CANARY_S),
+    )
+
+
+def _managing(request: LaunchRequest) -> str | None:
+    return request.admin_key or request.api_key
+
+
+def _post(key: str | None, path: str, body: object, limit_s: float = 5.0) -> HttpCall:
     return HttpCall(
         method="POST",
-        path="/abort_request",
-        body=json.dumps({"abort_all": True}).encode(),
-        headers=(("Content-Type", "application/json"), *bearer(request.admin_key or request.api_key)),
-        limit_s=2.0,
+        path=path,
+        body=json.dumps(body).encode(),
+        headers=(("Content-Type", "application/json"), *bearer(key)),
+        limit_s=limit_s,
     )
 
 
@@ -102,6 +129,8 @@ def _options(request: LaunchRequest) -> Iterator[str]:
         yield from ("--context-length", str(request.context_length))
     if "embedding" in request.capabilities:
         yield "--is-embedding"
+    if request.parks:
+        yield from ("--enable-memory-saver", "--enable-weights-cpu-backup")
     pool = _pool(request)
     if pool is not None and option(request, _MEMORY) is None:
         yield from (_MEMORY, f"{pool:.3f}")

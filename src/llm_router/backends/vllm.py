@@ -1,6 +1,9 @@
 """vLLM: `vllm serve`, or its server module where `binary` is an interpreter. Refuses names it wasn't given, so the name
 is part of its command line.
 
+It is parked by its sleep mode at level 1: the weights go to the host's memory, the KV cache is dropped. Beside its
+option that needs the development endpoints, which its key doesn't guard (0.33: entrypoints/serve/dev).
+
 Its `--help` takes ten seconds, so it isn't asked: every option here is at least as old as 0.6.4. Its engine process
 outlives a killed parent, which is why stopping means the whole process group, as it does for every server here.
 """
@@ -11,7 +14,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from llm_router.backends import facts
-from llm_router.backends.base import LaunchRequest, LaunchSpec, StopPlan
+from llm_router.backends.base import HttpCall, LaunchRequest, LaunchSpec, Parking, Rest, StopPlan
 from llm_router.backends.command import (
     HOST,
     Asked,
@@ -27,6 +30,13 @@ from llm_router.backends.signals import read_vllm
 
 _MEMORY = "--gpu-memory-utilization"
 _AUTOMATIC = 0.92  # config/cache.py, 0.33
+_PARK_S = 60.0  # 100 GB into the host's memory, over a slow bus
+
+_PARKING = Parking(
+    park=HttpCall(method="POST", path="/sleep?level=1", limit_s=_PARK_S),
+    wake=HttpCall(method="POST", path="/wake_up"),
+    rest=Rest(call=HttpCall(method="GET", path="/is_sleeping"), read=facts.is_sleeping),
+)
 
 
 class VLLM:
@@ -58,7 +68,8 @@ def _habits(request: LaunchRequest) -> Habits:
         remote_older_path="/v1/models",  # what stands before it may let only /v1 through
         stop=StopPlan(grace_s=10.0),
         read_line=read_vllm,
-        env={"PYTHONUNBUFFERED": "1", **key},
+        env={"PYTHONUNBUFFERED": "1", **key, **({"VLLM_SERVER_DEV_MODE": "1"} if request.parks else {})},
+        parking=_PARKING if request.parks else None,
         facts=(
             Asked(path="/v1/models", read=partial(facts.listing, name=server_name(request))),
             Asked(path="/version", read=facts.version),
@@ -69,6 +80,8 @@ def _habits(request: LaunchRequest) -> Habits:
 def _options(request: LaunchRequest) -> Iterator[str]:
     yield from ("--host", HOST, "--port", str(request.port), "--served-model-name", server_name(request))
     yield "--enable-prompt-tokens-details"  # cached tokens in `usage`; costs nothing
+    if request.parks:
+        yield "--enable-sleep-mode"
     if request.context_length is not None:
         yield from ("--max-model-len", str(request.context_length))
     share = _declared(request)

@@ -10,7 +10,12 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn
 from rich.table import Table
 
-_COLOURS = {"ready": "green", "failed": "red", "starting": "yellow", "draining": "yellow", "stopping": "yellow"}
+_COLOURS = {
+    "ready": "green",
+    "failed": "red",
+    "parked": "cyan",
+    **dict.fromkeys(("starting", "waking", "draining", "parking", "stopping"), "yellow"),
+}
 
 
 def duration(seconds: float | None) -> str:

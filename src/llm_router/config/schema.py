@@ -162,6 +162,10 @@ class ModelConfig(_Section):
     else an estimate from its files, else the whole device. Embedding and rerank models count only with it."""
     idle_timeout: IdleTime = None
     """Unload after this long without a request; `"never"` keeps it. Without it the top-level `idle_timeout`."""
+    park_after: IdleTime = None
+    """Park after this long without a request, earlier than `idle_timeout`: the server gives the GPU back but stays, and
+    its model returns faster than it loads. Only for `vllm` and `sglang`, which keep the weights in the host's memory
+    meanwhile. `"never"` doesn't. Without it the top-level `park_after`."""
     load_timeout: Seconds | None = None
     """Give up on a load after this long; without it `model_load_timeout`."""
     concurrency: Annotated[int, Field(ge=1)] | None = None
@@ -244,6 +248,8 @@ class Config(_Section):
     """Requests waiting at the same time, over all models; one more is refused."""
     idle_timeout: IdleTime = None
     """Unload a model after this long without a request. Without it models stay until another needs the room."""
+    park_after: IdleTime = None
+    """Park models after this long without a request, those whose server can be parked. Without it none is."""
     response_timeout: Seconds = 600.0
     """Give up on a server that has sent no byte for this long."""
     max_body: Annotated[Bytes, Field(validate_default=False)] = 64 * 1024**2
@@ -305,6 +311,15 @@ class Config(_Section):
         effective = self.idle_timeout if own is None else own
         return None if effective is None or math.isinf(effective) else effective
 
+    def park_after_s(self, name: str) -> float | None:
+        """Seconds without a request after which the model is parked; None: never. What is said for all models holds for
+        those that can be."""
+        model = self.models[name]
+        own = model.park_after
+        can_be_parked = model.url is None and model.backend not in UNPARKABLE
+        effective = own if own is not None else self.park_after if can_be_parked else None
+        return None if effective is None or math.isinf(effective) else effective
+
     def capabilities_of(self, name: str) -> tuple[Capability, ...]:
         """What the model can do: as configured, else as its names clearly say; empty: nothing known."""
         model = self.models[name]
@@ -331,3 +346,6 @@ class Config(_Section):
 
 
 _NOTHING_SET = BackendConfig()
+
+# Those of this package whose servers can't give their memory back while they stay, at least not when they are told to.
+UNPARKABLE = ("llamacpp", "openai", "tabbyapi", "tabbyapi-exl2")

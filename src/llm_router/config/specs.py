@@ -69,6 +69,7 @@ def _spec(
         companions=companions(config, name),
         launch_key=launch_key,
         idle_timeout_s=config.idle_timeout_s(name),
+        park_after_s=config.park_after_s(name),
         concurrency=model.concurrency,
         priority=model.priority,
         pinned=model.pinned,

@@ -11,11 +11,13 @@ from llm_router.core.commands import (
     Command,
     CutRequest,
     GrantRequest,
+    ParkInstance,
     Refusal,
     RejectRequest,
     SetTimer,
     StartInstance,
     StopInstance,
+    WakeInstance,
 )
 from llm_router.core.decisions import Action, Decisions
 from llm_router.core.device import Reserved
@@ -54,15 +56,37 @@ class Acts:
         had_company = any(self._state.tenants(name) for name in placement)
         instance = self._state.new_instance(model, placement, self._at)
         instance.had_company = had_company
-        known_mib = {name: need for name, need in placement.items() if need is not None}
-        start = StartInstance(instance=instance.id, model=model.name, devices=tuple(placement), reserved_mib=known_mib)
+        start = StartInstance(
+            instance=instance.id, model=model.name, devices=tuple(placement), reserved_mib=_known_mib(placement)
+        )
         self.commands.append(start)
 
-    def _where(self, placement: Reserved) -> str:
+    def wake(self, instance: Instance, placement: Reserved) -> None:
+        """Where it is, with the room of a start: what it held while it was parked is a part of that."""
+        model = instance.model
+        self.note(model.name, Action.WOKEN, self._where(placement, but=instance))
+        self.cancel_timers(instance)
+        instance.had_company = any(one is not instance for name in placement for one in self._state.tenants(name))
+        instance.lifecycle, instance.is_waking = Lifecycle.STARTING, True
+        instance.since, instance.ready_at = self._at, None
+        instance.reserved, instance.measured_mib = placement, {}
+        self._state.moved(model)
+        wake = WakeInstance(
+            instance=instance.id, model=model.name, devices=tuple(placement), reserved_mib=_known_mib(placement)
+        )
+        self.commands.append(wake)
+
+    def park(self, instance: Instance) -> None:
+        self.cancel_timers(instance)
+        instance.lifecycle = Lifecycle.PARKING
+        self._state.moved(instance.model)
+        self.commands.append(ParkInstance(instance=instance.id))
+
+    def _where(self, placement: Reserved, *, but: Instance | None = None) -> str:
         if not placement:
             return "beside everything else"
         parts = [f"{name} ({'all of it' if need is None else f'{need} MiB'})" for name, need in placement.items()]
-        beside = {one.model.name for name in placement for one in self._state.tenants(name)}
+        beside = {one.model.name for name in placement for one in self._state.tenants(name) if one is not but}
         return f"on {' and '.join(parts)}" + (f", beside {' and '.join(sorted(beside))}" if beside else "")
 
     def stop(self, instance: Instance) -> None:
@@ -122,3 +146,7 @@ class Acts:
             self.note(name, Action.CUT, f"the drain time-out passed with {len(instance.leases)} open requests")
         for request in instance.leases:
             self.commands.append(CutRequest(request=request, refusal=Refusal.PREEMPTED, detail=detail))
+
+
+def _known_mib(placement: Reserved) -> dict[str, int]:
+    return {name: need for name, need in placement.items() if need is not None}

@@ -5,13 +5,15 @@ Counterpart: `intake`, which notes everything else. Nothing is decided here but 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from llm_router.core.acts import Acts
 from llm_router.core.commands import Refusal
 from llm_router.core.decisions import Action
 from llm_router.core.device import Reserved, devices_for
-from llm_router.core.events import DeviceMeasured, InstanceAdopted, MemoryMeasured, ModelsChanged
+from llm_router.core.events import DeviceMeasured, InstanceAdopted, InstanceParked, MemoryMeasured, ModelsChanged
 from llm_router.core.geometry import by_device, spread
-from llm_router.core.instance import Instance
+from llm_router.core.instance import Instance, Lifecycle
 from llm_router.core.model import ModelState
 from llm_router.core.specs import ModelSpec
 from llm_router.core.state import State, slots_of
@@ -25,9 +27,11 @@ class Changes:
         self._state = state
         self._acts = acts
 
-    def note(self, event: MemoryMeasured | DeviceMeasured | ModelsChanged) -> None:
+    def note(self, event: InstanceParked | MemoryMeasured | DeviceMeasured | ModelsChanged) -> None:
         self._state.remeasured()
         match event:
+            case InstanceParked():
+                self._note_parked(event)
             case MemoryMeasured():
                 self._note_memory(event)
             case DeviceMeasured():
@@ -37,9 +41,14 @@ class Changes:
 
     def _note_memory(self, event: MemoryMeasured) -> None:
         """Corrects the reservation, and what the model's next start reserves. A declared footprint is only raised, and
-        so is that of an instance that still loads: it isn't done growing. Who lives beside everything stays there."""
+        so is that of an instance that still loads: it isn't done growing. Who lives beside everything stays there. What
+        is parked, or on the way there, says nothing about a start."""
         instance = self._state.live.get(event.instance)
         if instance is None or not instance.reserved:
+            return
+        if instance.lifecycle is Lifecycle.PARKED:
+            self._note_residue(instance, event.used_mib)
+        if instance.lifecycle in (Lifecycle.PARKED, Lifecycle.PARKING):
             return
         measured_mib = by_device(event.used_mib, instance, self._state)
         if not measured_mib:
@@ -55,6 +64,22 @@ class Changes:
             }
         instance.reserved = {**dict.fromkeys(instance.reserved, 0), **measured_mib}
         self._learn(instance.model, measured_mib, "that is what it was seen to hold")
+
+    def _note_parked(self, event: InstanceParked) -> None:
+        """It was told to, or it was adopted like that."""
+        instance = self._state.live.get(event.instance)
+        if instance is None:
+            return
+        is_found_so = instance.is_starting and instance.is_adopted and not instance.is_waking
+        if is_found_so or instance.lifecycle is Lifecycle.PARKING:
+            instance.lifecycle = Lifecycle.PARKED
+            self._note_residue(instance, event.held_mib or {})
+
+    def _note_residue(self, instance: Instance, held_mib: Mapping[str, int]) -> None:
+        """What it still holds now that it is parked, where something of it can be measured: else as much as before."""
+        residue_mib = by_device(held_mib, instance, self._state)
+        if residue_mib and instance.reserved:
+            instance.reserved = {**dict.fromkeys(instance.reserved, 0), **residue_mib}
 
     def reserve_more(self, instance: Instance) -> bool:
         """It ran out of memory with what it had: its next start reserves more, at least what it was seen to hold, at

@@ -59,6 +59,25 @@ class StartInstance:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ParkInstance:
+    """Have `instance`, which is ready and serves nobody, give its memory back and stay. Answered by `InstanceParked`,
+    or by `InstanceGone` where that fails."""
+
+    instance: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WakeInstance:
+    """Make a parked instance ready again where it is, with as much memory as a start of it would get. Answered by
+    `InstanceReady`, or by `InstanceGone` where that fails."""
+
+    instance: int
+    model: str
+    devices: tuple[str, ...]
+    reserved_mib: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StopInstance:
     """End `instance`, whatever state it is in; answered by `InstanceGone`. Safe to repeat."""
 
@@ -86,5 +105,14 @@ class CancelTimer:
 
 
 Command = (
-    GrantRequest | RejectRequest | CutRequest | StartInstance | StopInstance | CheckInstance | SetTimer | CancelTimer
+    GrantRequest
+    | RejectRequest
+    | CutRequest
+    | StartInstance
+    | ParkInstance
+    | WakeInstance
+    | StopInstance
+    | CheckInstance
+    | SetTimer
+    | CancelTimer
 )

@@ -15,6 +15,7 @@ _KEPT = 500
 
 class Action(Enum):
     """What was decided about a model. EVICTED: it makes room for another. LEFT: it leaves for another reason.
+    PARKED, WOKEN: it gives its memory back and stays; it is brought back from that.
     STAYED: it was to make room, and needn't any more. TURN_ENDED: it is told to leave though it is in use. SHRANK,
     RESTORED: a device, whose name stands for the model's."""
 
@@ -23,6 +24,8 @@ class Action(Enum):
     REFUSED = "refused"
     EVICTED = "evicted"
     LEFT = "left"
+    PARKED = "parked"
+    WOKEN = "woken"
     STAYED = "stayed"
     TURN_ENDED = "turn_ended"
     CUT = "cut"

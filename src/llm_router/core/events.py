@@ -66,15 +66,26 @@ class RequestClosed(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstanceReady:
-    """An instance answers: after a start, an adoption, or a check."""
+    """An instance answers: after a start, an adoption, a check, or being woken."""
 
     at: float
     instance: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceParked:
+    """An instance has given its memory back and serves nobody until it is woken: after `ParkInstance`, or because it
+    was adopted like that. `held_mib`: what it still holds, by device; None: nobody knows, so as much as before."""
+
+    at: float
+    instance: int
+    held_mib: Mapping[str, int] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class InstanceGone:
     """An instance is no more and its memory is free: its start failed, it exited by itself, or a stop is complete.
+    One that can't be parked or woken is ended.
 
     `error`: why, for people, when it was not asked to stop; None after a wanted stop. `out_of_memory`: it failed for
     want of memory, so more room may help.
@@ -89,7 +100,7 @@ class InstanceGone:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstanceAdopted:
     """At start-up: a process of an earlier router still runs and serves `model` on `devices`. Its id is `instance`;
-    the scheduler gives out higher ones from now on. `InstanceReady` or `InstanceGone` follows."""
+    the scheduler gives out higher ones from now on. `InstanceReady`, `InstanceParked` or `InstanceGone` follows."""
 
     at: float
     instance: int
@@ -172,6 +183,7 @@ Event = (
     RequestArrived
     | RequestClosed
     | InstanceReady
+    | InstanceParked
     | InstanceGone
     | InstanceAdopted
     | MemoryMeasured

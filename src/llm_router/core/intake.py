@@ -17,6 +17,7 @@ from llm_router.core.events import (
     Event,
     InstanceAdopted,
     InstanceGone,
+    InstanceParked,
     InstanceReady,
     KeepRequested,
     LoadRequested,
@@ -74,7 +75,7 @@ class Intake:
             case ShutdownRequested():
                 self._state.shutting_down = True
                 self._state.changes += 1
-            case MemoryMeasured() | DeviceMeasured() | ModelsChanged():
+            case InstanceParked() | MemoryMeasured() | DeviceMeasured() | ModelsChanged():
                 self._changes.note(event)
             case _:
                 assert_never(event)
@@ -143,13 +144,16 @@ class Intake:
         model.failure = None
         self._state.forget_shortage(model)
         instance.promised_until = self._state.last_order
-        if not instance.is_adopted:
-            took_s = event.at - instance.since
-            known_s = took_s if model.load_s is None else model.load_s
-            model.load_s = known_s + _NEWEST_LOAD_WEIGHT * (took_s - known_s)
+        took_s = event.at - instance.since
+        if instance.is_waking:
+            model.wake_s = _learned_s(model.wake_s, took_s)
+        elif not instance.is_adopted:
+            model.load_s = _learned_s(model.load_s, took_s)
+        instance.is_waking = False
 
     def _note_gone(self, event: InstanceGone) -> None:
-        """1. It was told to leave, or it was adopted and never answered: nothing to hold against the model.
+        """1. It was told to leave or to park, or it was adopted and never answered, or it was woken in vain: nothing to
+           hold against the model. Who waits for it starts it anew.
         2. It never became ready: a failed load; but the first one for want of memory is repeated if it can have more
            room than it had.
         3. It crashed: forgiven once, so that who waits starts it again; but crashing again soon without having served
@@ -166,7 +170,10 @@ class Intake:
             model.instance = next((other for other in self._state.live.values() if other.model is model), None)
         if instance.has_served:
             model.failed_loads, model.crashed_at = 0, None
-        if was is Lifecycle.STOPPING or (was is Lifecycle.STARTING and instance.is_adopted):  # 1
+        is_vain = was is Lifecycle.STARTING and (instance.is_adopted or instance.is_waking)
+        if is_vain or was not in (Lifecycle.STARTING, Lifecycle.READY):  # 1
+            if event.error is not None and was is not Lifecycle.STOPPING:
+                self._acts.note(model.name, Action.FAILED, event.error)
             return
         if was is Lifecycle.STARTING:  # 2
             if event.out_of_memory and self._changes.reserve_more(instance) and not model.ran_out:
@@ -236,3 +243,8 @@ class Intake:
             self._state.room_timer = None
         elif instance is not None:
             instance.timers.pop(event.timer.kind, None)
+
+
+def _learned_s(known_s: float | None, took_s: float) -> float:
+    known_s = took_s if known_s is None else known_s
+    return known_s + _NEWEST_LOAD_WEIGHT * (took_s - known_s)

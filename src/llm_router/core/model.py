@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from llm_router.core.device import Reserved
-from llm_router.core.instance import Instance, Lifecycle
+from llm_router.core.instance import Instance
 from llm_router.core.lanes import Lanes
 from llm_router.core.specs import ModelSpec
 
@@ -58,12 +58,12 @@ class ModelState:
 
     `load_wish`: someone wants it ready without a request. `failure`: why its last load failed, until a load works.
     `failed_loads`: in a row, without a served request. `crashed_at`: its last crash that no served request has made
-    good. `load_s`: how long a load takes, learned. `footprint_mib`: what its next start reserves, over all devices:
-    declared, estimated or learned; None: unknown. `measured_mib`: the same by device, as it was measured.
-    `ran_out`: its last start failed for want of memory, so that the next one is given more room.
+    good. `load_s`: how long a load takes, learned; `wake_s`: being woken. `footprint_mib`: what its next start
+    reserves, over all devices: declared, estimated or learned; None: unknown. `measured_mib`: the same by device, as it
+    was measured. `ran_out`: its last start failed for want of memory, so that the next one is given more room.
     `short_since`: since when other programs have held the memory it needs. `uses`: requests granted since `rate` was
-    last brought up to date. `obstacle`: what it was last said to wait for. `names`: the
-    devices that it may use. `prospects`: where there could be room for it, as found out last.
+    last brought up to date. `obstacle`: what it was last said to wait for. `names`: the devices that it may use.
+    `prospects`: where there could be room for it, as found out last.
     """
 
     spec: ModelSpec
@@ -74,6 +74,7 @@ class ModelState:
     failed_loads: int = 0
     crashed_at: float | None = None
     load_s: float | None = None
+    wake_s: float | None = None
     footprint_mib: int | None = None
     measured_mib: dict[str, int] = field(default_factory=dict)
     ran_out: bool = False
@@ -102,7 +103,20 @@ class ModelState:
     def needs_start(self) -> bool:
         """Someone wants it, and no instance is there or on its way. One that drains has not left yet, so it doesn't
         count: a model that was told to make room can't come back before it did."""
-        return self.is_wanted and (self.instance is None or self.instance.lifecycle is Lifecycle.STOPPING)
+        return self.is_wanted and (self.instance is None or self.instance.is_away)
+
+    @property
+    def sleeper(self) -> Instance | None:
+        """Its parked instance, if that is what a request for it would wake."""
+        instance = self.instance
+        return instance if instance is not None and instance.is_wakeable else None
+
+    @property
+    def ready_in_s(self) -> float | None:
+        """How long it takes to make it ready from where it is, learned; of one that was never woken, like a load."""
+        instance = self.instance
+        is_wake = instance is not None and (instance.is_waking or instance.is_wakeable)
+        return self.wake_s if is_wake and self.wake_s is not None else self.load_s
 
     def requests_lately(self, at: float) -> float:
         """How many requests it was granted, older ones counting less: what its likelihood of need is judged by."""

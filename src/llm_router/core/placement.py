@@ -11,7 +11,7 @@ from functools import partial
 
 from llm_router.core.device import Device, Reserved, devices_for
 from llm_router.core.eviction import NOTHING, Cost, cheapest_eviction, cost_of
-from llm_router.core.geometry import fits, fits_everywhere, possible_placements
+from llm_router.core.geometry import fits, fits_everywhere, possible_placements, spread
 from llm_router.core.instance import Instance
 from llm_router.core.model import ModelState, Prospects, Verdict
 from llm_router.core.specs import PolicySpec
@@ -38,7 +38,7 @@ def choose(
     First where nobody has to leave, then where that costs least; among equals where it can start now (not on a device
     that is `taken` by another start), then where least room is left over, so that large rooms stay whole.
     """
-    placements = prospects_of(model, state).placements
+    placements = placements_of(model, state)
     if len(placements) == 1:
         return _place(model, placements[0], state, policy, at, claims)
     best: tuple[tuple[Cost, bool, int], Choice] | None = None
@@ -54,12 +54,25 @@ def choose(
     return None if best is None else best[1]
 
 
+def placements_of(model: ModelState, state: State) -> Sequence[Reserved]:
+    """Each way to place it; a parked instance can be woken where it is, even if it would be started elsewhere now."""
+    found = prospects_of(model, state).placements
+    sleeper = model.sleeper
+    if sleeper is None or any(placement.keys() == sleeper.home for placement in found):
+        return found
+    is_there = all(name in state.devices and not state.devices[name].is_gone for name in sleeper.home)
+    return [spread(model, sorted(sleeper.home)), *found] if is_there else found
+
+
 def _place(
     model: ModelState, placement: Reserved, state: State, policy: PolicySpec, at: float, claims: Claims
 ) -> Choice | None:
-    live = _touching(model, placement, state)
+    """Its own parked instance is woken where it is; for any other place it has to leave first."""
+    sleeper = model.sleeper
+    moves = () if sleeper is None or placement.keys() == sleeper.home else (sleeper,)
+    live = [instance for instance in _touching(model, placement, state) if instance is not sleeper]
     if fits_everywhere(model, placement, live, state.devices, claims):
-        return Choice(placement=placement, victims=(), is_free=True)
+        return Choice(placement=placement, victims=moves, is_free=not moves)
     staying = [instance for instance in live if not instance.is_leaving_anyway]
 
     def is_enough(leaving: Sequence[Instance]) -> bool:
@@ -67,10 +80,10 @@ def _place(
         return fits_everywhere(model, placement, others, state.devices, claims)
 
     if len(staying) < len(live) and is_enough(()):
-        return Choice(placement=placement, victims=(), is_free=False)
+        return Choice(placement=placement, victims=moves, is_free=False)
     candidates = [instance for instance in staying if not instance.model.spec.pinned]
     victims = cheapest_eviction(candidates, is_enough, policy, at)
-    return None if victims is None else Choice(placement=placement, victims=victims, is_free=False)
+    return None if victims is None else Choice(placement=placement, victims=(*moves, *victims), is_free=False)
 
 
 def _touching(model: ModelState, placement: Reserved, state: State) -> list[Instance]:

@@ -31,8 +31,8 @@ class Need:
 @dataclass(slots=True)
 class Plan:
     """`order`: the models that wait for room, the most urgent first. `choices`: where each of them goes that has its
-    devices to itself. `starts`: those that can start at once. `needs`: the instances whose room is needed, by id.
-    `taken`: what is left for nobody else."""
+    devices to itself. `starts`: those that can start, or be woken, at once. `needs`: the instances whose room is
+    needed, by id. `taken`: what is left for nobody else."""
 
     order: tuple[ModelState, ...] = ()
     choices: dict[str, Choice] = field(default_factory=dict)
@@ -75,7 +75,7 @@ def extend(plan: Plan, state: State, policy: PolicySpec, at: float) -> bool:
             for victim in choice.victims:
                 plan.needs.setdefault(victim.id, Need(wanted_since(model), model))
             plan.choices[model.name] = choice
-            if choice.is_free and model.instance is None:
+            if choice.is_free and (model.instance is None or model.sleeper is not None):
                 plan.starts.append(model)
         else:
             _go_on_draining(plan, names, model, draining, taken)  # 3

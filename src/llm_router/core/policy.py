@@ -25,6 +25,9 @@ Why it holds:
   it or from its own readiness; then it keeps its promises, no longer than the drain time-out; then it drains, no longer
   than that either. Nobody behind takes a device that somebody in front needs.
 
+Being woken is a load, and a load that may be repeated: where it fails, the instance is stopped and started. Being
+parked is a part of the stop: an instance that is being parked when its room is wanted has first to finish that.
+
 An idle resident that stays because its leaving alone would help nobody stays no longer than its turn, so nothing of
 this changes.
 
@@ -141,5 +144,5 @@ def expected_wait_s(model: ModelState, state: State, policy: PolicySpec, at: flo
 
 
 def load_s_of(model: ModelState) -> float:
-    """How long it takes to load, as far as anybody knows."""
-    return UNKNOWN_LOAD_S if model.load_s is None else model.load_s
+    """How long it takes to load, or to be woken where it is parked, as far as anybody knows."""
+    return UNKNOWN_LOAD_S if model.ready_in_s is None else model.ready_in_s

@@ -16,18 +16,20 @@ from llm_router.core.state import State
 
 class WaitPhase(Enum):
     """QUEUED: another model's switch or turn comes first. DRAINING: what must leave finishes its open requests.
-    STOPPING: it is being stopped. STARTING: the model loads. BUSY: the model is ready, all its places are taken."""
+    STOPPING: it is being stopped, or parked. STARTING: the model loads. WAKING: it was parked and comes back. BUSY: the
+    model is ready, all its places are taken."""
 
     QUEUED = "queued"
     DRAINING = "draining"
     STOPPING = "stopping"
     STARTING = "starting"
+    WAKING = "waking"
     BUSY = "busy"
 
 
 def _stays(model: ModelState) -> bool:
     instance = model.instance
-    return instance is not None and instance.lifecycle is not Lifecycle.STOPPING and instance.drain_until is None
+    return instance is not None and not instance.is_away and instance.drain_until is None
 
 
 def ahead_of(model: ModelState, plan: Plan, state: State) -> list[ModelState]:
@@ -62,12 +64,13 @@ def expected_s(model: ModelState, plan: Plan, state: State, at: float) -> float 
         return None
     ready_at = at
     for one in (*ahead_of(model, plan, state), model):
-        if one.load_s is None:
+        load_s = one.ready_in_s
+        if load_s is None:
             return None
         if one.instance is not None and one.instance.is_starting:
-            ready_at = max(ready_at, one.instance.since + one.load_s)
+            ready_at = max(ready_at, one.instance.since + load_s)
         else:
-            ready_at += one.load_s
+            ready_at += load_s
     return ready_at - at
 
 
@@ -75,8 +78,12 @@ def explain(model: ModelState, plan: Plan, state: State) -> tuple[WaitPhase, str
     """Its own instance explains it as long as it is there to stay; then foreign memory; then the models in front; then
     those in its way."""
     name, instance = model.name, model.instance
+    if instance is not None and instance.is_waking:
+        return WaitPhase.WAKING, f"{name} was parked and is being woken"
     if instance is not None and instance.is_starting:
         return WaitPhase.STARTING, f"{name} is loading"
+    if instance is not None and instance.lifecycle is Lifecycle.PARKING:
+        return WaitPhase.STOPPING, f"{name} is being parked; it is woken afterwards"
     if instance is not None and instance.lifecycle is Lifecycle.READY:
         return _explain_resident(model, instance, plan, state)
     if model.short_since is not None:
@@ -119,6 +126,7 @@ def _explain_obstacles(model: ModelState, plan: Plan, state: State) -> tuple[Wai
         if instance.model is model or not (devices.isdisjoint(instance.reserved) and seats.isdisjoint(instance.seats))
     ]
     stopping = [i.model for i in live if i.lifecycle is Lifecycle.STOPPING]
+    parking = [i.model for i in live if i.lifecycle is Lifecycle.PARKING]
     draining = [i.model for i in live if i.drain_until is not None or (i.unload_wanted and i.model not in stopping)]
     in_turn = [i.model for i in live if i.id in plan.needs and i.drain_until is None]
     starting = [i.model for i in live if i.is_starting]
@@ -128,6 +136,8 @@ def _explain_obstacles(model: ModelState, plan: Plan, state: State) -> tuple[Wai
         return WaitPhase.DRAINING, f"{_names(draining)} must leave first and finishes its open requests"
     if in_turn:
         return WaitPhase.QUEUED, f"{_names(in_turn)} must leave first and is in use"
+    if parking:
+        return WaitPhase.STOPPING, f"{_names(parking)} is being parked first"
     return WaitPhase.STOPPING, f"{_names(stopping)} is being stopped to make room"
 
 

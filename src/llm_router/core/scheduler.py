@@ -72,7 +72,7 @@ class Scheduler:
             instance = state.leased.get(event.request)
             if instance is not None and state.hot.get(instance.model.spec.name) is instance:
                 state.close_lease(instance, event.request, event.at, lost=False)
-                if instance.leases or instance.idle_timeout_s is None or TimerKind.IDLE in instance.timers:
+                if instance.leases or not instance.leaves_when_idle or TimerKind.IDLE in instance.timers:
                     return []
         elif type(event) is ModelsChanged and event.policy is not None:
             self._use(event.policy)

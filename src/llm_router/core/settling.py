@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from llm_router.core.acts import Acts
 from llm_router.core.decisions import Action
+from llm_router.core.device import Reserved
+from llm_router.core.model import ModelState
 from llm_router.core.planning import Plan, contested, extend, plan_switches
 from llm_router.core.reasons import explain
 from llm_router.core.refusing import Refusing
@@ -71,15 +73,21 @@ class Settling:
             self._plan = plan_switches(state, self._policy, at)
         while self._plan.starts:
             for model in self._plan.starts:
-                self._acts.start(model, self._plan.choices[model.name].placement)
+                self._bring_up(model, self._plan.choices[model.name].placement)
             self._forget_evictions()
             self._plan = plan_switches(state, self._policy, at)
         self._planned = self._counts()
 
+    def _bring_up(self, model: ModelState, placement: Reserved) -> None:
+        if model.sleeper is None:
+            self._acts.start(model, placement)
+        else:
+            self._acts.wake(model.sleeper, placement)
+
     def _start_beside(self) -> None:
         for model in self._state.in_need():
-            if not model.competes and model.instance is None:
-                self._acts.start(model, {})
+            if not model.competes and (model.instance is None or model.sleeper is not None):
+                self._bring_up(model, {})
 
     def _forget_evictions(self) -> None:
         """Whoever it was for has used the room, or doesn't want it any more."""

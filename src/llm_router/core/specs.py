@@ -22,7 +22,8 @@ class ModelSpec:
     one model, a group of models that are never together.
     `companions`: models that may share devices with it whatever their footprints say.
     `launch_key`: what shapes its start; an instance of another key is outdated when the models change.
-    `idle_timeout_s`: unload after this long without a request; None: never.
+    `idle_timeout_s`: unload after this long without a request; None: never. `park_after_s`: park it after this long
+    without one, so that it gives its memory back and is woken faster than it starts; None: never, or it can't be.
     `concurrency`: leases open at the same time on its instance; None: no limit.
     `priority`: higher goes first among waiting models, within a bound (see `PolicySpec`).
     `pinned`: never evicted to make room for another model.
@@ -39,6 +40,7 @@ class ModelSpec:
     companions: frozenset[str] = frozenset()
     launch_key: str = ""
     idle_timeout_s: float | None = None
+    park_after_s: float | None = None
     concurrency: int | None = None
     priority: int = 0
     pinned: bool = False

@@ -175,6 +175,7 @@ class State:
             slots=slots_of(spec),
             last_used_at=at,
             reserved=reserved,
+            home=frozenset(reserved),
             seats=spec.seats,
             launch_key=spec.launch_key,
         )

@@ -43,6 +43,8 @@ class Tending:
                     self._acts.stop(instance)
             elif instance.lifecycle is Lifecycle.READY:
                 self._tend(instance, plan, at)
+            elif instance.lifecycle is Lifecycle.PARKED:
+                self._tend_parked(instance, plan.needs.get(instance.id), at)
 
     def _note_turn(self, instance: Instance, need: Need | None) -> None:
         """Draining for nobody any more, it serves again."""
@@ -60,7 +62,7 @@ class Tending:
         1. Its promises are kept, and it is to be unloaded, or its room is needed and it is idle or has had its turn:
            it drains. But as long as its leaving alone would help nobody, it has its turn even if it is idle.
         2. Draining: stop when the last lease is closed, or cut the rest at the deadline.
-        3. Idle for too long: stop.
+        3. Idle for too long: park it, or stop.
         """
         is_leaving = instance.drain_until is not None
         if not is_leaving and self._must_leave(instance, at) and not self._may_stay(instance, plan, at):  # 1
@@ -70,6 +72,16 @@ class Tending:
         else:
             self._watch_turn(instance, at)
             self._watch_idleness(instance, at)  # 3
+
+    def _tend_parked(self, instance: Instance, need: Need | None, at: float) -> None:
+        """It serves nobody, so that nothing has to end before it leaves."""
+        if not instance.unload_wanted and need is None:
+            self._watch_idleness(instance, at)
+            return
+        if need is not None and need.beneficiary is not None and need.beneficiary is not instance.model:
+            self._state.evicted[instance.model.name] = need.beneficiary
+        self._note_leaving(instance, need, at)
+        self._acts.stop(instance)
 
     def _must_leave(self, instance: Instance, at: float) -> bool:
         """Promises don't hold it for longer than open requests would: else the wait of others had no bound."""
@@ -124,22 +136,31 @@ class Tending:
         self._acts.set_timer(instance, TimerKind.PATIENCE, min(moment for moment in moments if moment > at))
 
     def _watch_idleness(self, instance: Instance, at: float) -> None:
-        """Lazy: a pending timer stays as it is when the instance is used, and looks again when it fires."""
-        timeout_s = instance.idle_timeout_s
-        if timeout_s is None or instance.is_busy:
+        """The ladder down: it is parked, then stopped, each after its own time without use.
+
+        Lazy: a pending timer stays as it is when the instance is used, and looks again when it fires."""
+        model, used_at = instance.model, instance.last_used_at
+        park_s, stop_s = instance.park_after_s, instance.idle_timeout_s
+        if instance.is_busy or model.load_wish is not None:
             return
-        idle_until = instance.last_used_at + timeout_s
-        if at >= idle_until:
-            self._acts.note(instance.model.name, Action.LEFT, f"nobody has used it for {timeout_s:g}s")
+        if stop_s is not None and at >= used_at + stop_s:
+            self._acts.note(model.name, Action.LEFT, f"nobody has used it for {stop_s:g}s")
             self._acts.stop(instance)
+        elif park_s is not None and at >= used_at + park_s and instance.is_serving:
+            self._acts.note(model.name, Action.PARKED, f"nobody has used it for {park_s:g}s")
+            self._acts.park(instance)
         elif TimerKind.IDLE not in instance.timers:
-            self._acts.set_timer(instance, TimerKind.IDLE, idle_until)
+            moments = [used_at + step_s for step_s in (park_s, stop_s) if step_s is not None and at < used_at + step_s]
+            if moments:
+                self._acts.set_timer(instance, TimerKind.IDLE, min(moments))
 
     def _note_leaving(self, instance: Instance, need: Need | None, at: float) -> None:
         name = instance.model.name
         if instance.unload_wanted:
             why = "its configuration changed" if instance.is_outdated else "someone unloads it"
             self._acts.note(name, Action.LEFT, why)
+        elif need is not None and need.beneficiary is instance.model:
+            self._acts.note(name, Action.LEFT, "it can't be woken where it was parked, and starts elsewhere")
         elif need is None or need.beneficiary is None:
             self._acts.note(name, Action.LEFT, "those that are loaded don't fit together any more")
         elif instance.is_busy:

@@ -36,12 +36,15 @@ class Wait:
 
 
 class InstanceState(Enum):
-    """Like `Lifecycle`, with the two ways of being ready and not granting."""
+    """Like `Lifecycle`, with the two ways of being ready and not granting, and of starting from being parked."""
 
     STARTING = "starting"
+    WAKING = "waking"
     READY = "ready"
     SUSPECT = "suspect"
     DRAINING = "draining"
+    PARKING = "parking"
+    PARKED = "parked"
     STOPPING = "stopping"
 
 
@@ -105,9 +108,9 @@ def _instance_view(instance: Instance) -> InstanceView:
 
 def instance_state(instance: Instance) -> InstanceState:
     if instance.lifecycle is Lifecycle.STARTING:
-        return InstanceState.STARTING
-    if instance.lifecycle is Lifecycle.STOPPING:
-        return InstanceState.STOPPING
+        return InstanceState.WAKING if instance.is_waking else InstanceState.STARTING
+    if instance.lifecycle is not Lifecycle.READY:
+        return InstanceState(instance.lifecycle.value)
     if instance.drain_until is not None:
         return InstanceState.DRAINING
     return InstanceState.SUSPECT if instance.is_suspect else InstanceState.READY

@@ -15,7 +15,7 @@ class Identity:
     """What outlives the router about an instance: kept in the ledger, so that a restarted router can adopt it.
 
     `launch_key`: a hash of everything that shaped the start; a changed configuration doesn't adopt the old process.
-    `devices`: where it was placed. `served_by`: host and port it answers on.
+    `devices`: where it was placed. `is_parked`: it was told to give its memory back, and not yet woken for sure.
     """
 
     instance: int
@@ -23,6 +23,7 @@ class Identity:
     launch_key: str
     port: int
     devices: tuple[str, ...] = ()
+    is_parked: bool = False
 
 
 class Output(Protocol):

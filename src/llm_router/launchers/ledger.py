@@ -105,6 +105,6 @@ def _parse(text: str) -> Entry:
     texts = (identity.model, identity.launch_key, entry.token, entry.log, entry.boot, *identity.devices)
     if not all(type(number) is int for number in numbers) or not all(type(text) is str for text in texts):
         raise ValueError("a field has the wrong type")
-    if type(entry.leaving) is not bool:
+    if type(entry.leaving) is not bool or type(identity.is_parked) is not bool:
         raise ValueError("a field has the wrong type")
     return entry

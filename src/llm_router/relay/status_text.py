@@ -92,7 +92,7 @@ def choose(header: str | None, default: Mode | None, *, open_webui: bool, plain:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far a waiting request is. `phase`: queued, draining, stopping, starting or busy. Seconds.
+    """How far a waiting request is. `phase`: queued, draining, stopping, starting, waking or busy. Seconds.
 
     `elapsed_s`: since the request came. `limit_s`: the load time-out. `fraction`: 0.0–1.0 of the load, where the engine
     says so. `estimate_s`: how long past loads took in all. `position`: how many requests are ahead.
@@ -116,6 +116,8 @@ def line(progress: Progress) -> str:
             return f"⏳ Waiting for a free slot... {elapsed}{_ahead(progress.position)}"
         case "draining" | "stopping":
             return f"⏳ Switching models... {elapsed}"
+        case "waking":
+            return f"⏳ Waking model... {elapsed} / {int(progress.limit_s)}s{_known(progress)}"
         case _:
             return f"⏳ Loading model... {elapsed} / {int(progress.limit_s)}s{_known(progress)}"
 

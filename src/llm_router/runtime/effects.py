@@ -1,7 +1,7 @@
-"""Carries out what the scheduler asks for about instances: start, stop, check. Each effect is idempotent and reports
-back with exactly one event, whatever fails.
+"""Carries out what the scheduler asks for about instances: start, park, wake, stop, check. Each effect is idempotent
+and reports back with exactly one event, whatever fails.
 
-Counterparts: `hosts`, which does the work with the servers; `leases`, which does the same for requests.
+Counterparts: `hosts` and `resting`, which do the work with the servers; `leases`, which does the same for requests.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 
-from llm_router.backends.base import StopPlan
-from llm_router.core.commands import StartInstance
-from llm_router.core.events import Event, InstanceAdopted, InstanceGone, InstanceReady
+from llm_router.backends.base import Loading, StopPlan
+from llm_router.core.commands import StartInstance, WakeInstance
+from llm_router.core.events import Event, InstanceAdopted, InstanceGone, InstanceParked, InstanceReady
 from llm_router.errors import LlmRouterError
 from llm_router.history.base import History, LoadRecord
 from llm_router.launchers.base import Launcher, RunningProcess
@@ -25,6 +25,7 @@ from llm_router.runtime import hosts
 from llm_router.runtime.endings import lacked_memory, told
 from llm_router.runtime.hosts import AT_ONCE, Hosts
 from llm_router.runtime.instances import DeviceSize, Instance, Launches, RecentLoads, Unwatched, Watch, upstream_for
+from llm_router.runtime.resting import Resting
 from llm_router.runtime.tasks import Tasks
 
 _log = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ class Effects:
         self.instances: dict[int, Instance] = {}
         self._ports = Ports()
         self.launches_changed()
+        self._resting = Resting(launcher, self._watch, now)
         self._hosts = Hosts(
             launcher=launcher,
             ports=self._ports,
@@ -146,6 +148,56 @@ class Effects:
         self._post(InstanceReady(at=record.ready_at, instance=record.id))
         if record.spec.facts:
             self._tasks.spawn(f"learn-{record.model}-{record.id}", self._hosts.learn(record))
+
+    # -- rest
+
+    def park(self, instance: int) -> None:
+        record = self.instances.get(instance)
+        if record is None or record.stopping:
+            return
+        _log.info("parking %s", record.model, extra=_about(record))
+        record.starting = self._spawn("park", record, self._park)
+
+    async def _park(self, record: Instance) -> None:
+        try:
+            held_mib = await self._resting.park(record)
+        except LlmRouterError as error:
+            await self._end_of_rest(record, error)
+            return
+        self._parked(record, held_mib)
+
+    def _parked(self, record: Instance, held_mib: Mapping[str, int] | None) -> None:
+        if record.stopping:
+            return
+        record.parked_at = self._now()
+        held = "what it still holds isn't known" if held_mib is None else f"it still holds {sum(held_mib.values())} MiB"
+        _log.info("%s is parked; %s", record.model, held, extra=_about(record))
+        self._post(InstanceParked(at=record.parked_at, instance=record.id, held_mib=held_mib))
+
+    def wake(self, command: WakeInstance) -> None:
+        record = self.instances.get(command.instance)
+        if record is None or record.stopping:
+            return
+        record.since, record.room_s, record.loading = self._now(), 0.0, Loading()
+        record.devices, record.reserved_mib = command.devices, command.reserved_mib
+        _log.info("waking %s", record.model, extra=_about(record))
+        record.starting = self._spawn("wake", record, self._wake)
+
+    async def _wake(self, record: Instance) -> None:
+        try:
+            await self._resting.wake(record, self._launches[record.model])
+        except LlmRouterError as error:
+            await self._end_of_rest(record, error)
+            return
+        record.parked_at = None
+        self._ready(record)
+
+    async def _end_of_rest(self, record: Instance, error: LlmRouterError) -> None:
+        """It can't be parked or woken, so it is stopped; unless it has ended, which its exit tells better."""
+        if record.process is not None and not record.stopping:
+            await asyncio.wait([record.process.exited], timeout=_EXIT_S)
+        if not record.stopping:
+            await self._bury(record, error.message)
 
     # -- end
 
@@ -278,7 +330,11 @@ class Effects:
 
     async def _resume(self, record: Instance) -> None:
         await self._hosts.resume(record, self._launches[record.model])
-        self._ready(record)
+        if await self._resting.is_parked(record):
+            record.ready_at = self._now()
+            self._parked(record, await self._resting.held_mib(record))
+        else:
+            self._ready(record)
 
     async def _end_survivor(self, process: RunningProcess) -> None:
         _log.info("ending pid %d, left over from an earlier run", process.pid)

@@ -238,7 +238,8 @@ class Hosts:
             await process.stop(AT_ONCE)
         elif not await self._keep(record, process):
             assert spec is not None
-            if spec.stop.before is not None and record.ready_at is not None and not process.exited.done():
+            is_reachable = record.ready_at is not None and record.parked_at is None and not process.exited.done()
+            if spec.stop.before is not None and is_reachable:
                 await self._say(spec, spec.stop)
             await process.stop(spec.stop)
 

@@ -87,6 +87,15 @@ class Watch(Protocol):
         instance's before: its memory counts for this one now."""
         ...
 
+    async def parked(self, instance: int) -> Mapping[str, int] | None:
+        """It has given its memory back. Returns what it still holds, by device, from a look that began afterwards;
+        None where nothing is known."""
+        ...
+
+    def waking(self, instance: int, reserved_mib: Mapping[str, int]) -> None:
+        """It takes its memory again, as if it were loading."""
+        ...
+
     def ended(self, instance: int) -> None:
         """Nothing of it is left, or its server serves nobody now. Safe for what never began."""
         ...
@@ -108,6 +117,11 @@ class Unwatched:
 
     def began(self, instance: int, pid: int, devices: tuple[str, ...]) -> None: ...
 
+    async def parked(self, instance: int) -> Mapping[str, int] | None:
+        return None
+
+    def waking(self, instance: int, reserved_mib: Mapping[str, int]) -> None: ...
+
     def ended(self, instance: int) -> None: ...
 
     def grew(self, instance: int) -> float:
@@ -121,6 +135,8 @@ class Unwatched:
 class Instance:
     """One instance, from the command to start it until it is gone.
 
+    `since`: its start, or when it was last woken. `starting`: the start, the park or the wake that runs, or the last.
+    `ready_at`: when it was last ready; None: it never was. `parked_at`: None: it isn't parked.
     `launch_key`: of its start, whatever the configuration says by now.
     `devices`, `reserved_mib`: where the scheduler placed it. `port`: held for it; 0: none. `warm`: its files were in
     the page cache when its load began; None: it isn't a load of ours. `room_s`: how long it waited for free memory.
@@ -147,6 +163,7 @@ class Instance:
     room_s: float = 0.0
     oom_kills: int | None = None
     ready_at: float | None = None
+    parked_at: float | None = None
     is_up: bool = False
     is_loading: bool = False
     stopping: bool = False

@@ -53,6 +53,7 @@ class Watched:
     peak_mib: dict[str, int] = field(default_factory=dict)
     told_mib: dict[str, int] = field(default_factory=dict)
     told_as_ready: bool = False
+    is_parked: bool = False
     marked_mib: int = 0
     grew_at: float = -math.inf
     ready_at: float | None = None

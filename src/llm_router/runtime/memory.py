@@ -113,6 +113,11 @@ class MemoryWatch:
         """
         self._reserved[instance] = reserved_mib
         deadline = self._now() + _ROOM_S
+        parked = self._watched.get(instance)
+        if parked is not None:  # what it holds is a part of what it needs
+            reserved_mib = {
+                device: max(0, mib - parked.held_mib.get(device, 0)) for device, mib in reserved_mib.items()
+            }
         while lack := self._lack(await self._run(self._reader.read), devices, reserved_mib):
             if self._now() >= deadline:
                 raise LaunchError(f"cannot load {model}: {lack}")
@@ -168,12 +173,32 @@ class MemoryWatch:
             watched.ready_at = self._now()
             self._wake.set()
 
+    async def parked(self, instance: int) -> Mapping[str, int] | None:
+        """See `instances.Watch`. From now on it tells what is held now, also where that gets less: no peak."""
+        watched = self._watched.get(instance)
+        if watched is None:
+            return None
+        if watched.ready_at is not None:
+            self._learn(instance, watched)
+        await self.look()
+        watched.is_parked = True
+        watched.told_mib = dict(watched.held_mib)
+        return dict(watched.held_mib) or None
+
+    def waking(self, instance: int, reserved_mib: Mapping[str, int]) -> None:
+        watched = self._watched.get(instance)
+        if watched is not None:
+            watched.is_parked = watched.told_as_ready = False
+            watched.ready_at, watched.reserved_mib = None, reserved_mib
+            watched.peak_mib, watched.told_mib = {}, {}
+            self._wake.set()
+
     def ended(self, instance: int) -> None:
         self._reserved.pop(instance, None)
         watched = self._watched.pop(instance, None)
         if watched is not None:
             self._former |= watched.pids | {watched.pid}
-            if watched.ready_at is not None:
+            if watched.ready_at is not None and not watched.is_parked:
                 self._learn(instance, watched)
             self._wake.set()
 
@@ -259,7 +284,11 @@ class MemoryWatch:
 
     def _tell_instance(self, watched: Watched, at: float, instance: int) -> None:
         """1. Once it is ready its peak counts, from a look that began afterwards, and each time it has grown.
-        2. Before, it is still growing and says nothing yet, unless it has outgrown what was reserved for it."""
+        2. Before, it is still growing and says nothing yet, unless it has outgrown what was reserved for it.
+        3. While it is parked, what it holds now counts, whenever that is more or less by enough."""
+        if watched.is_parked:  # 3
+            self._tell_parked(watched, instance)
+            return
         is_ready = watched.ready_at is not None and at >= watched.ready_at
         peak = watched.peak_mib
         has_grown = any(mib > (1 + _SHARE) * watched.told_mib.get(device, 0) for device, mib in peak.items())
@@ -276,6 +305,12 @@ class MemoryWatch:
         if used_mib:
             self._post(MemoryMeasured(at=self._now(), instance=instance, used_mib=used_mib))
 
+    def _tell_parked(self, watched: Watched, instance: int) -> None:
+        held = {device: mib for device, mib in watched.held_mib.items() if device in self._devices}
+        if any(_differs(mib, watched.told_mib.get(device, 0)) for device, mib in held.items()):
+            watched.told_mib = dict(watched.held_mib)
+            self._post(MemoryMeasured(at=self._now(), instance=instance, used_mib=held))
+
     def _learn(self, instance: int, watched: Watched) -> None:
         load = self._load_of(instance)
         if watched.peak_mib and load is not None:
@@ -289,7 +324,7 @@ class MemoryWatch:
         if device in self._told:
             told = self._told[device]
             if (told is None) == (available is None) and (
-                told is None or available is None or abs(available - told) <= max(_SHARE * told, _LEAST_MIB)
+                told is None or available is None or not _differs(available, told)
             ):
                 return
         self._told[device] = available
@@ -305,6 +340,11 @@ class MemoryWatch:
         ours = sum(watched.held_mib.get(device, 0) for watched in self._watched.values())
         ours += sum(reading.held_mib.get(pid, 0) for pid in self._former - self._living())
         for watched in self._watched.values():
-            if watched.ready_at is not None and device in watched.devices and not watched.held_mib.get(device):
+            is_full = watched.ready_at is not None and not watched.is_parked
+            if is_full and device in watched.devices and not watched.held_mib.get(device):
                 ours += watched.reserved_mib.get(device, in_use)
         return min(ours, in_use)
+
+
+def _differs(mib: int, told_mib: int) -> bool:
+    return abs(mib - told_mib) > max(_SHARE * told_mib, _LEAST_MIB)

@@ -21,10 +21,12 @@ from llm_router.core.commands import (
     Command,
     CutRequest,
     GrantRequest,
+    ParkInstance,
     RejectRequest,
     SetTimer,
     StartInstance,
     StopInstance,
+    WakeInstance,
 )
 from llm_router.core.events import (
     Event,
@@ -281,9 +283,9 @@ class Supervisor:
     def _outlook(self, model: str) -> Outlook:
         snapshot = self.handle.scheduler.snapshot()
         states = {instance.state for instance in snapshot.instances if instance.model == model}
-        if states - {InstanceState.STARTING, InstanceState.STOPPING}:
+        if states & {InstanceState.READY, InstanceState.SUSPECT, InstanceState.DRAINING}:
             return Outlook.THERE
-        is_coming = InstanceState.STARTING in states or snapshot.waiting.get(model, 0) > 0
+        is_coming = bool(states & {InstanceState.STARTING, InstanceState.WAKING}) or snapshot.waiting.get(model, 0) > 0
         return Outlook.COMING if is_coming else Outlook.NONE
 
     def _report(self, event: Event) -> None:
@@ -308,6 +310,11 @@ class Supervisor:
             case StartInstance():
                 self.switches.commanded(command)
                 self.effects.start(command)
+            case ParkInstance(instance=instance):
+                self.effects.park(instance)
+            case WakeInstance():
+                self.switches.commanded(command)
+                self.effects.wake(command)
             case StopInstance(instance=instance):
                 self.switches.commanded(command)
                 self.effects.stop(instance)

@@ -11,9 +11,9 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 
-from llm_router.core.commands import Command, StartInstance, StopInstance
+from llm_router.core.commands import Command, StartInstance, StopInstance, WakeInstance
 from llm_router.core.decisions import Action, Decision
-from llm_router.core.events import Event, InstanceAdopted, InstanceGone, InstanceReady
+from llm_router.core.events import Event, InstanceAdopted, InstanceGone, InstanceParked, InstanceReady
 from llm_router.history.base import RequestRecord
 from llm_router.relay.request import Kind
 
@@ -149,16 +149,18 @@ class Requests:
 
 class Phase(Enum):
     """Of a switch. DRAIN: the model that leaves finishes its open requests. STOP: its server gives the memory back.
-    ROOM: the next one waits until that memory is really free. LOAD: its server starts and loads."""
+    ROOM: the next one waits until that memory is really free. LOAD: its server starts and loads. WAKE: it was parked,
+    and takes its memory again."""
 
     DRAIN = "drain"
     STOP = "stop"
     ROOM = "room"
     LOAD = "load"
+    WAKE = "wake"
 
 
 class Loaded(Enum):
-    """How the start of an instance ended. CANCELLED: it was told to leave before it was ready."""
+    """How the start of an instance, or waking it, ended. CANCELLED: it was told to leave before it was ready."""
 
     READY = "ready"
     FAILED = "failed"
@@ -170,8 +172,8 @@ _DEPARTURES = (*_EVICTIONS, Action.LEFT)
 
 
 class Switches:
-    """`loads`: by model and outcome. `evictions`: by model, to make room for another. `crashes`: by model, of instances
-    that were ready. `phases`: how long each took.
+    """`loads`, `wakes`: by model and outcome. `parks`: by model, those that worked. `evictions`: by model, to make room
+    for another. `crashes`: by model, of instances that were ready. `phases`: how long each took.
 
     `now`: monotonic seconds. `decisions`: of the scheduler about a model. `room_s`: how long an instance has waited for
     memory.
@@ -188,11 +190,14 @@ class Switches:
         self._decisions = decisions
         self._room_s = room_s
         self.loads: Counter[tuple[str, Loaded]] = Counter()
+        self.wakes: Counter[tuple[str, Loaded]] = Counter()
+        self.parks: Counter[str] = Counter()
         self.evictions: Counter[str] = Counter()
         self.crashes: Counter[str] = Counter()
         self.phases = {phase: Histogram(PHASES_S) for phase in Phase}
         self._models: dict[int, tuple[str, float]] = {}  # of the instances that there are, and since when
         self._starting: set[int] = set()
+        self._waking: dict[int, float] = {}
         self._stopping: dict[int, float] = {}
 
     def commanded(self, command: Command) -> None:
@@ -200,6 +205,8 @@ class Switches:
             case StartInstance(instance=instance, model=model):
                 self._models[instance] = model, self._now()
                 self._starting.add(instance)
+            case WakeInstance(instance=instance):
+                self._waking[instance] = self._now()
             case StopInstance(instance=instance) if instance in self._models and instance not in self._stopping:
                 self._stopping[instance] = self._now()
                 self._note_departure(instance)
@@ -215,6 +222,12 @@ class Switches:
                 self.loads[model, Loaded.READY] += 1
                 self.phases[Phase.ROOM].observe(room_s)
                 self.phases[Phase.LOAD].observe(self._now() - since - room_s)
+            case InstanceReady(instance=instance) if instance in self._waking:
+                waking_since = self._waking.pop(instance)
+                self.wakes[self._models[instance][0], Loaded.READY] += 1
+                self.phases[Phase.WAKE].observe(self._now() - waking_since)
+            case InstanceParked(instance=instance) if instance in self._models:
+                self.parks[self._models[instance][0]] += 1
             case InstanceGone(instance=instance) if instance in self._models:
                 self._note_end(event)
 
@@ -234,6 +247,8 @@ class Switches:
         if event.instance in self._starting:
             self._starting.discard(event.instance)
             self.loads[model, Loaded.CANCELLED if event.error is None else Loaded.FAILED] += 1
+        elif self._waking.pop(event.instance, None) is not None:
+            self.wakes[model, Loaded.CANCELLED if event.error is None else Loaded.FAILED] += 1
         elif event.error is not None:
             self.crashes[model] += 1
         if stopping_since is not None:

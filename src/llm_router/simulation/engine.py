@@ -17,10 +17,12 @@ from llm_router.core.commands import (
     Command,
     CutRequest,
     GrantRequest,
+    ParkInstance,
     RejectRequest,
     SetTimer,
     StartInstance,
     StopInstance,
+    WakeInstance,
 )
 from llm_router.core.events import (
     Event,
@@ -202,6 +204,8 @@ class Simulation:
                 self._timer_entry[timer] = self._push(due_at, TimerFired(at=due_at, timer=timer))
             case CancelTimer(timer=timer):
                 self._timer_entry.pop(timer, None)
+            case ParkInstance() | WakeInstance():
+                raise AssertionError("no model of a trace is parked")
             case GrantRequest():
                 raise AssertionError("grants are obeyed where they are most frequent: in `run`")
 
