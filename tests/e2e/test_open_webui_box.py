@@ -148,13 +148,16 @@ async def test_a_load_is_shown_and_stop_works_in_it_in_the_answer_and_in_the_que
 
     # What went before comes back as the words alone.
     await browser.say("go on")
-    said: list[dict[str, Any]] = []
+    asked: dict[str, Any] = {}
 
     async def has_come() -> bool:
-        said[:] = (await router.stats("slow"))["last"]["body"]["messages"]
-        return len(said) == 3
+        asked.clear()
+        asked.update((await router.stats("slow"))["last"]["body"])
+        return len(asked["messages"]) == 3
 
     await until(has_come, WAIT_S)
+    said = asked["messages"]
+    assert "tools" not in asked, "its capabilities have none"
     assert [message["role"] for message in said] == ["user", "assistant", "user"]
     assert re.fullmatch(r"\s*I am slow:( \d+)+\s*", said[1]["content"])
     await browser.stop.click()
