@@ -358,6 +358,18 @@ class TestTheOrderOfSwitches:
         story.run()
         assert story.started == ["a", "b", "c"]
 
+    def test_who_is_more_urgent_has_the_first_choice_from_the_moment_he_comes(self) -> None:
+        policy = PolicySpec(budgets={"gpu": 20}, switch_share=0)
+        models = model("a", 10), model("b", 10), model("large", 20), model("small", 10, priority=1)
+        story = Story(*models, policy=policy)
+        resident(story, "a", "b")
+        story.ask("a")
+        story.ask("large")
+        story.run_for(1)
+        assert story.stopped == [], "its leaving alone wouldn't help the large one"
+        story.ask("small")
+        assert story.stopped == ["b"]
+
     def test_a_higher_priority_goes_first(self) -> None:
         story = Story(model("a"), model("b"), model("c", priority=1), policy=POLICY)
         for name in "abc":
