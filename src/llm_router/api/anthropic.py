@@ -31,6 +31,7 @@ def _read(body: bytes) -> Asked:
         streams=asked.stream,
         thinking=asked.thinking,
         stops=asked.stops,
+        begun=asked.begun,
     )
     return Asked(target=_CHAT, body=asked.body, translation=translation)
 
