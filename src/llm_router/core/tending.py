@@ -141,7 +141,7 @@ class Tending:
         Lazy: a pending timer stays as it is when the instance is used, and looks again when it fires."""
         model, used_at = instance.model, instance.last_used_at
         park_s, stop_s = instance.park_after_s, instance.idle_timeout_s
-        if instance.is_busy or model.load_wish is not None:
+        if (park_s is None and stop_s is None) or instance.is_busy or model.load_wish is not None:
             return
         if stop_s is not None and at >= used_at + stop_s:
             self._acts.note(model.name, Action.LEFT, f"nobody has used it for {stop_s:g}s")
