@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pwd
-import resource
 import shutil
 import sys
 from collections import defaultdict
@@ -13,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from llm_router.app import parts
+from llm_router.app.limits import raise_open_files
 from llm_router.backends import registry
 from llm_router.config import ConfigUnreadable, Examined, examine, find
 from llm_router.config.schema import Config
@@ -38,7 +38,7 @@ def look(given: Path | None, *, is_running: bool) -> Iterator[Finding]:
     finally:
         reader.close()
     yield from machine.devices(devices)
-    yield machine.open_files(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    yield machine.open_files(raise_open_files())
     backends = registry.load()
     try:
         path = find(given)

@@ -26,6 +26,7 @@ from llm_router.api.ollama import Ollama
 from llm_router.api.openai import TARGETS
 from llm_router.app import notify, parts, remote
 from llm_router.app.entrance import Entrance
+from llm_router.app.limits import raise_open_files
 from llm_router.app.reload import Reloader, Running
 from llm_router.backends import registry
 from llm_router.config import room, specs
@@ -60,6 +61,7 @@ def serve(
     """Run the router until a signal ends it. `path`: where `config` came from, with `overrides` over it; it is read
     again when it changes. None: from no file. `on_ready` is called with the base URL once requests are taken. Returns
     the exit code. Raises: ConfigError."""
+    raise_open_files()
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # its comings and goings are ours to tell
     listener = listen(config.host, config.router_port)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

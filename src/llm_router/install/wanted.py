@@ -124,7 +124,13 @@ def configuration(
     }
     if in_units:
         backends.setdefault("llamacpp", {"port": _PORTS["llamacpp"]})
-    config = {"router_port": port, "model_load_timeout": 180, "backends": backends, "models": entries}
+    config = {
+        "router_port": port,
+        "state_dir": str(layout.state),  # where the service has it: whoever runs the program by hand sees the same
+        "model_load_timeout": 180,
+        "backends": backends,
+        "models": entries,
+    }
     return json.dumps(config, indent=2) + "\n", scripts
 
 

@@ -243,6 +243,7 @@ class MemoryWatch:
         self._conclude(await self._run(partial(look, self._reader, self._family, subjects, self._now())))
 
     async def _look_on(self) -> None:
+        failed = ""  # why, the last time: told once, since it may go on for hours
         while True:
             self._wake.clear()
             is_loading = any(watched.ready_at is None for watched in self._watched.values())
@@ -252,8 +253,11 @@ class MemoryWatch:
                     await self._wake.wait()
             try:
                 await self.look()
-            except Exception:  # noqa: BLE001 -- one look that fails must not be the last
-                _log.exception("cannot look at the memory")
+                failed = ""
+            except Exception as error:  # noqa: BLE001 -- one look that fails must not be the last
+                if failed != repr(error):
+                    failed = repr(error)
+                    _log.exception("cannot look at the memory")
 
     async def _run(self, work: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
