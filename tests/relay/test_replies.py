@@ -532,6 +532,20 @@ async def test_two_hundred_streams_at_once_all_arrive_whole(bench: Bench) -> Non
     assert set(texts) == {"".join(str(i) for i in range(20))}
 
 
+async def test_a_mistake_of_ours_costs_one_request_and_is_told(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    bench.upstream.script = reply(ok())
+    client = await bench.client()
+    for _ in range(3):  # also on a connection whose head is known
+        client.chat()
+        assert (await client.answer()).status == 200
+        bench.dispatcher.breaks = True
+        client.chat()
+        answer = await client.answer()
+        assert (answer.status, answer.json()["error"]["code"]) == (500, "internal_error")  # type: ignore[index]
+        bench.dispatcher.breaks = False
+    assert sum(record.exc_info is not None for record in caplog.records) == 3
+
+
 async def test_what_cant_be_sent_is_answered_instead_of_hanging(bench: Bench) -> None:
     assert bench.dispatcher.upstream is not None
     bench.dispatcher.upstream = replace(bench.dispatcher.upstream, credential="schlüssel")

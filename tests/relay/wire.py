@@ -25,6 +25,7 @@ class FakeDispatcher:
 
     def __init__(self) -> None:
         self.hold = False
+        self.breaks = False
         self.upstream: Upstream | None = None
         self.waiting: dict[int, Waiter] = {}
         self.closed: list[tuple[int, bool]] = []
@@ -36,6 +37,8 @@ class FakeDispatcher:
         self.suspected: list[int] = []
 
     def open(self, model: str, *, request_class: str, waiter: Waiter) -> int:
+        if self.breaks:
+            raise RuntimeError("a mistake of ours")
         self.opened += 1
         self.classes.append(request_class)
         request = self.opened

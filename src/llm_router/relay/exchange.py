@@ -6,6 +6,7 @@ Everything happens in callbacks on the event loop; a request whose model is read
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from time import monotonic, time
@@ -29,6 +30,8 @@ from llm_router.relay.request import Kind, Model, Preferences, Request, Target, 
 from llm_router.relay.sink import Sink
 from llm_router.relay.sse import StreamRewriter
 from llm_router.relay.status_text import Mode, Progress, StatusStream
+
+_log = logging.getLogger(__name__)
 
 _SSE_HEADERS: Headers = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -106,7 +109,17 @@ class Exchange:
     # -- from the sink
 
     def start(self, body: bytes) -> None:
-        """The request is here, whole. Everything wrong with it is answered from here."""
+        """The request is here, whole. Everything wrong with it is answered from here.
+
+        A mistake of ours costs this request alone, and is told: llhttp, in whose callbacks this may run, would make a
+        bad request of it."""
+        try:
+            self._read(body)
+        except Exception:  # noqa: BLE001 -- whatever it is
+            _log.exception("cannot serve a request")
+            self.cut(LlmRouterError("cannot serve the request: the router failed; its log tells more"))
+
+    def _read(self, body: bytes) -> None:
         self._since = monotonic()
         self._body = body
         try:
