@@ -13,14 +13,6 @@ import pytest
 from conformance.points import POINTS, SLOW, CannotRunError, Point, Subject
 from engines import KINDS, Make, Standing
 
-# What doesn't hold yet; a point that begins to hold fails here until its line is taken out.
-DIFFERS = {
-    ("vllm", "a_crash_of_its_worker_before_the_first_token_is_unseen"): (
-        "vLLM 0.32 answers its last requests with an error of its own (a 500, or an event in a stream of 200) before "
-        "it ends, and that is passed on"
-    ),
-}
-
 
 @pytest.fixture(scope="module", params=KINDS)
 def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Subject]:
@@ -38,9 +30,7 @@ def name_of(point: Point) -> str:
 
 
 @pytest.mark.parametrize("point", points(slow=False), ids=name_of)
-async def test_point(request: pytest.FixtureRequest, subject: Subject, point: Point) -> None:
-    if reason := DIFFERS.get((request.node.callspec.params["subject"], name_of(point))):
-        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
+async def test_point(subject: Subject, point: Point) -> None:
     try:
         await point(subject)
     except CannotRunError as reason:

@@ -124,12 +124,68 @@ async def test_a_crash_in_plain_text_is_checked_and_asked_once_more(bench: Bench
     assert bench.dispatcher.closed == [(1, True), (2, True)]
 
 
+LAST_WORDS = {"error": {"message": "EngineCore encountered an issue. See above.", "type": "InternalServerError"}}
+
+
+async def answered_at_the_second_attempt(bench: Bench, first: bytes, *, stream: bool) -> str:
+    """What the client has of a server that says `first` once, and then answers."""
+    assert bench.dispatcher.upstream is not None
+    bench.dispatcher.upstream = replace(bench.dispatcher.upstream, last_words=("EngineCore encountered",))
+    whole = refused(200, {"choices": [{"index": 0, "message": {"content": "hi"}, "finish_reason": "stop"}]})
+    chunk = {"choices": [{"index": 0, "delta": {"content": "hi"}, "finish_reason": "stop"}]}
+    second = sse(chunk) if stream else whole
+    replies = iter((first, second))
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(next(replies))
+        await writer.drain()
+        writer.close()
+
+    bench.upstream.script = script
+    client = await bench.client()
+    client.chat(stream=stream)
+    answer = await client.answer()
+    assert answer.status == 200
+    return answer.body.decode()
+
+
+def sse(*values: Any) -> bytes:
+    lines = b"".join(b"data: " + json.dumps(value).encode() + b"\n\n" for value in values) + b"data: [DONE]\n\n"
+    return b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n" + lines
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_servers_last_words_get_it_checked_and_asked_once_more(bench: Bench, stream: bool) -> None:
+    role = {"choices": [{"index": 0, "delta": {"role": "assistant"}, "finish_reason": None}]}
+    for first in (refused(500, LAST_WORDS), *((sse(LAST_WORDS), sse(role, LAST_WORDS)) if stream else ())):
+        before = len(bench.dispatcher.closed)
+        body = await answered_at_the_second_attempt(bench, first, stream=stream)
+        assert '"hi"' in body
+        assert "error" not in body
+        assert [lost for _, lost in bench.dispatcher.closed[before:]] == [True, False]
+
+
+async def test_a_servers_last_words_are_passed_on_where_it_has_begun_or_says_them_again(bench: Bench) -> None:
+    assert bench.dispatcher.upstream is not None
+    bench.dispatcher.upstream = replace(bench.dispatcher.upstream, last_words=("EngineCore encountered",))
+    begun = {"choices": [{"index": 0, "delta": {"content": "hi"}, "finish_reason": None}]}
+    for said, attempts in (((begun, LAST_WORDS), 1), ((LAST_WORDS,), 2)):
+        before = len(bench.dispatcher.closed)
+        bench.upstream.script = reply(sse(*said), then="close")
+        client = await bench.client()
+        client.chat(stream=True)
+        answer = await client.answer()
+        assert b"EngineCore encountered an issue" in answer.body
+        assert len(bench.dispatcher.closed) - before == attempts
+
+
 async def test_a_failure_in_the_servers_own_words_is_checked_and_passed_on(bench: Bench) -> None:
-    bench.upstream.script = reply(refused(500, {"error": {"message": "EngineCore encountered an issue"}}))
+    bench.upstream.script = reply(refused(500, {"error": {"message": "Connection error"}}))
     client = await bench.client()
     client.chat()
     answer = await client.answer()
-    assert (answer.status, answer.json()["error"]["message"]) == (500, "EngineCore encountered an issue")  # type: ignore[index]
+    assert (answer.status, answer.json()["error"]["message"]) == (500, "Connection error")  # type: ignore[index]
     assert bench.dispatcher.closed == [(1, True)]
 
 

@@ -213,6 +213,8 @@ class LaunchSpec:
     `served_name`: the name the server insists on in a request's `model`; None: it ignores it.
     `credential`: the server's own key, sent as `Authorization: Bearer`.
     `wants_usage_asked`: even a reply in one piece has usage only if the request asks for it in `stream_options`.
+    `last_words`: texts in an error of its that mean that its engine is dead and it is about to end, so that a request
+    which it answers with them before the first token is one to be asked again.
     `secrets`: texts that must not be shown when the command line or the output is.
     """
 
@@ -231,6 +233,7 @@ class LaunchSpec:
     served_name: str | None = None
     credential: str | None = None
     wants_usage_asked: bool = False
+    last_words: tuple[str, ...] = ()
 
 
 class Backend(Protocol):

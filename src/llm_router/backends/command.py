@@ -49,7 +49,7 @@ class Habits:
     `ready_path`: answers 200 when a server we started is ready; `remote_ready_path`: the same at a `url`. `older_path`,
     `remote_older_path`: for builds that answer 404 there. `ready_needs_key`: the polls of one we started need the key.
     `env`: for each start of ours; the model's own wins. `parking`: of one we started. `facts`: what to ask it once it
-    is ready.
+    is ready. `last_words`: as in `LaunchSpec`.
     """
 
     ready_path: str
@@ -62,6 +62,7 @@ class Habits:
     env: Mapping[str, str] = field(default_factory=dict)
     parking: Parking | None = None
     facts: tuple[Asked, ...] = ()
+    last_words: tuple[str, ...] = ()
 
 
 def server_name(request: LaunchRequest) -> str:
@@ -105,6 +106,7 @@ def started(request: LaunchRequest, argv: tuple[str, ...], habits: Habits, *, se
         secrets=_secrets(request),
         served_name=served_name,
         credential=request.api_key,
+        last_words=habits.last_words,
     )
 
 
@@ -124,6 +126,7 @@ def _remote(request: LaunchRequest, url: str, habits: Habits, served_name: str |
         secrets=_secrets(request),
         served_name=served_name,
         credential=request.api_key,
+        last_words=habits.last_words,
     )
 
 

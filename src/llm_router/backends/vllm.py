@@ -30,6 +30,8 @@ from llm_router.backends.signals import read_vllm
 
 _MEMORY = "--gpu-memory-utilization"
 _AUTOMATIC = 0.92  # config/cache.py, 0.33
+# v1/engine/exceptions.py, 0.32: said to whoever waits, by a 500 or in a stream of 200, seconds before the server ends.
+_ENGINE_DEAD = "EngineCore encountered an issue"
 _PARK_S = 60.0  # 100 GB into the host's memory, over a slow bus
 
 _PARKING = Parking(
@@ -74,6 +76,7 @@ def _habits(request: LaunchRequest) -> Habits:
             Asked(path="/v1/models", read=partial(facts.listing, name=server_name(request))),
             Asked(path="/version", read=facts.version),
         ),
+        last_words=(_ENGINE_DEAD,),
     )
 
 

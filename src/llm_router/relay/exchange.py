@@ -238,6 +238,7 @@ class Exchange:
                 performance=self._asked.performance,
                 sent_at=self._sent_at,
                 names=naming(facts.model, self._upstream.served_name, self._upstream.model),
+                last_words=self._upstream.last_words if self._attempt == 1 else (),
             )
             if not self._started:
                 self._head(200, fields, None)
@@ -259,6 +260,9 @@ class Exchange:
                 return True
             try:
                 out = rewriter.feed(data, monotonic())
+            except UpstreamLost as error:
+                self.reply_lost(error)
+                return True
             except UpstreamError as error:
                 self._give_up(error, lost=False)
                 return True
@@ -334,7 +338,8 @@ class Exchange:
         """What the server says instead of an answer.
 
         1. It refuses the router's own key: nothing that the client could mend with another one.
-        2. It failed in a way that it has no words for: checked and asked once more, like a server that broke off.
+        2. It failed in a way that it has no words for, or these are its last ones: checked and asked once more, like a
+           server that broke off.
         3. Everything else is for the client to know, with the status that it has; a 500 is checked too.
         """
         assert self._asked is not None
@@ -347,7 +352,7 @@ class Exchange:
                     'set its "api_key" in the configuration'
                 )
             )
-        elif status == 500 and self._may_repeat and not failure.is_json(body):  # 2
+        elif status == 500 and self._may_repeat and (not failure.is_json(body) or self._are_last(said.message)):  # 2
             self.reply_lost(UpstreamLost(said.message))
         else:  # 3
             self._close(lost=status == 500)
@@ -357,6 +362,9 @@ class Exchange:
                 headers = [(key, value) for key, value in held.headers if key not in _ABOUT_THE_BODY]
                 self._sink.reply(status, [*headers, _JSON], said.as_reply())
             self._record(UPSTREAM_ERROR if status >= 500 else SERVER_REFUSED)
+
+    def _are_last(self, words: str) -> bool:
+        return self._upstream is not None and any(last in words for last in self._upstream.last_words)
 
     @property
     def _may_repeat(self) -> bool:

@@ -16,7 +16,7 @@ class Upstream:
     `base_path`: put before the request's path, without a slash at its end. `served_name`: the name the server insists
     on in `model`; None: it ignores it. `host_header`: ready to be sent. `credential`: the server's own key.
     `usage_on_request`: even a reply in one piece has usage only if the request asks for it (TabbyAPI). Other servers
-    refuse the question there (vLLM).
+    refuse the question there (vLLM). `last_words`: texts in its errors that mean that its engine is dead.
     """
 
     instance: int
@@ -29,6 +29,7 @@ class Upstream:
     served_name: str | None = None
     credential: str | None = None
     usage_on_request: bool = False
+    last_words: tuple[str, ...] = ()
 
 
 class Waiter(Protocol):

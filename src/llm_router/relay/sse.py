@@ -14,6 +14,7 @@ from typing import Literal
 
 import msgspec
 
+from llm_router.errors import UpstreamLost
 from llm_router.relay import failure
 from llm_router.relay import usage as tokens
 from llm_router.relay.chunk import Chunk, Naming, Raws, decode_object, decoded, encode, is_said, raw, read_chunk
@@ -33,6 +34,7 @@ class StreamRewriter:
     `chat`: a chat completion, else a text completion. `include_usage`: the client asked for the usage chunk itself.
     `performance`: append the performance line. `reasoning`: rename vLLM's `reasoning` to what the others say.
     `sent_at`: when the request went upstream, on the clock of every `now`, in seconds. `names`: what to call the model.
+    `last_words`: texts in an error that mean that the server is dead; empty: all its errors are passed on.
 
     `started`: something of the answer has left, so that a second one would be seen. Chunks that say no more than the
     role wait for the first token, and comments are no answer. `silent`: the last piece had nothing but comments.
@@ -52,6 +54,7 @@ class StreamRewriter:
         "_held",
         "_include_usage",
         "_last",
+        "_last_words",
         "_learned_at",
         "_names",
         "_opening",
@@ -82,12 +85,14 @@ class StreamRewriter:
         sent_at: float,
         reasoning: bool = True,
         names: Naming | None = None,
+        last_words: tuple[str, ...] = (),
     ) -> None:
         self._chat = chat
         self._include_usage = include_usage
         self._performance = performance
         self._reasoning: Literal["delta"] | None = "delta" if reasoning else None
         self._names = names
+        self._last_words = last_words
         self._opening = b""
         self._sent_at = self._finished_at = sent_at
         self.first_at = 0.0
@@ -109,7 +114,8 @@ class StreamRewriter:
     def feed(self, data: bytes, now: float) -> bytes:
         """What to send now that `data` has come; the same object where nothing changes.
 
-        Raises: UpstreamGarbage when an event doesn't end within 16 MiB.
+        Raises: UpstreamGarbage when an event doesn't end within 16 MiB; UpstreamLost when one says with the server's
+        last words that it is dead, before anything of an answer.
         """
         known = self.quickly(data)
         if known is not None:
@@ -256,6 +262,8 @@ class StreamRewriter:
         found = failure.of_object({key: decoded(value) for key, value in top.items()})
         if found is None:
             found = Failure(message="the inference server failed without saying why")
+        if not self.started and any(words in found.message for words in self._last_words):
+            raise UpstreamLost(found.message)
         self.error = found.message
         return found.as_end()
 

@@ -211,6 +211,7 @@ def upstream_for(instance: int, model: str, spec: LaunchSpec) -> Upstream:
         served_name=spec.served_name,
         credential=spec.credential,
         usage_on_request=spec.wants_usage_asked,
+        last_words=spec.last_words,
     )
 
 
