@@ -81,6 +81,24 @@ async def host(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
     await bench.watch.close()
 
 
+async def test_a_look_that_fails_again_and_again_is_told_once(
+    cards: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(memory, "_IDLE_S", 0.001)
+    often = asyncio.Event()
+
+    def fail(number: int) -> None:
+        if 1 < number < 10:
+            raise OSError("no such device any more")
+        if number > 10:
+            often.set()
+
+    cards.reader.on_read = fail
+    await cards.watch.start()
+    await asyncio.wait_for(often.wait(), 5)
+    assert [record.message for record in caplog.records] == ["cannot look at the memory"]
+
+
 # -- devices
 
 
