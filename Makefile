@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 ARGS ?=
 
+# Where this is set, each of a thousand processes compiles what it imports anew, which takes longer than the tests.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: run test test-slow check bench policy reference clean help
 
 help:            ## what there is

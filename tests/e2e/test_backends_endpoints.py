@@ -139,7 +139,7 @@ async def test_an_answer_half_given_is_ended_with_an_error_and_the_next_comes_fr
         first = await stack.enter_async_context(server("fake_backend.py", *FAR, "--token-ms", "20"))
         router = await start({"a": far(first, second)})
         await router.chat("a", max_tokens=1)
-        await router.when("a", lambda status: status["running"] == 0)  # or else the other would be asked
+        await router.when("a", lambda status: status["leases"] == 0)  # or else the other would be asked
         stream = asyncio.ensure_future(router.chat("a", max_tokens=1000, ignore_eos=True))  # noqa: TID251
         await router.until_running("a", 1)
         await stack.aclose()
