@@ -74,12 +74,14 @@ class RouterProcess:
         settings.setdefault("state_dir", str(folder / "state"))
         self.config.write_text(json.dumps({**settings, "models": models}))
         self.process: Child | None = None
+        self._is_told = False  # to end
         self.url = ""
         self.log = folder / "router.log"
 
     def spawn(self) -> None:
         """Begin to start it, and no more."""
         self.process = Child(["serve", "--config", str(self.config)], self.log)
+        self._is_told = False
 
     async def start(self) -> None:
         self.spawn()
@@ -96,6 +98,7 @@ class RouterProcess:
         return self.process.pid
 
     def signal(self, number: signal.Signals) -> None:
+        self._is_told |= number in (signal.SIGTERM, signal.SIGINT)
         os.kill(self.pid, number)
 
     async def kill(self) -> None:
@@ -106,7 +109,7 @@ class RouterProcess:
 
     async def stop(self) -> int:
         assert self.process is not None
-        if self.process.returncode is None:
+        if self.process.returncode is None and not self._is_told:
             self.signal(signal.SIGTERM)
         async with asyncio.timeout(20):
             return await self.process.wait()
