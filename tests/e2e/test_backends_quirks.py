@@ -156,7 +156,7 @@ async def test_a_vllm_without_room_says_so_in_its_own_words(start: Start, tmp_pa
 
 async def test_vllms_engine_goes_when_its_server_is_killed(start: Start, tmp_path: Path) -> None:
     router = await vllm(start, tmp_path)
-    await router.chat("one")
+    assert (await router.chat("one")).error is None
     server_pid = await engine_of(router, "one")
     (engine,) = (pid for pid in leftovers(router) if pid != server_pid)
     os.kill(server_pid, signal.SIGKILL)
