@@ -21,7 +21,7 @@ test: $(VENV)/.dev     ## the default tests, a few minutes (some of them: ARGS="
 	@$(BIN)/pytest $(ARGS)
 
 test-slow: $(VENV)/.dev  ## the long ones: hundreds of kills, long runs
-	@$(BIN)/pytest -m slow -n 0 $(ARGS)
+	@$(BIN)/pytest -m slow -n 2 $(ARGS)
 
 check: $(VENV)/.dev    ## lint, types, import rules
 	@$(BIN)/ruff check .
