@@ -59,8 +59,9 @@ class Asked(msgspec.Struct, frozen=True):
     @property
     def begun(self) -> str:
         """The answer's first words, where the client has put them into the model's mouth."""
-        last = self.messages[-1]
-        return last["content"] if last["role"] == "assistant" and "tool_calls" not in last else ""
+        last = self.messages[-1] if self.messages else {}
+        words = last.get("content") if last.get("role") == "assistant" and "tool_calls" not in last else ""
+        return words if isinstance(words, str) else ""
 
 
 _decode = msgspec.json.Decoder(Request).decode
