@@ -364,6 +364,6 @@ def test_the_words_that_the_client_puts_into_the_models_mouth_are_known() -> Non
     assert begun({"role": "assistant", "content": "{"}) == "{"
     assert begun({"role": "assistant", "content": [text("{"), text("a")]}) == "{\na"
     assert begun({"role": "assistant", "content": [text("x"), call]}) == ""
-    for nothing in ([], [{"role": "assistant", "content": []}], [{"role": "assistant", "content": ""}]):
-        body = {"model": "m", "max_tokens": 1, "messages": nothing}
+    for nothing in ([], ""):
+        body = {"model": "m", "max_tokens": 1, "messages": [{"role": "assistant", "content": nothing}]}
         assert anthropic_request.read(json.dumps(body).encode()).begun == ""
