@@ -9,9 +9,9 @@ import pytest
 from llm_router.api.converse import Conversation
 from llm_router.dialects import ollama_reply
 from llm_router.errors import LlmRouterError, ModelNotFound, ModelNotReady
-from llm_router.relay.exchange import Services
 from llm_router.relay.lease import Upstream, Waiter
 from llm_router.relay.request import Preferences
+from llm_router.relay.services import Services
 from llm_router.relay.status_text import Progress
 
 NOBODY = cast("Any", None)

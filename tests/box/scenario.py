@@ -126,7 +126,7 @@ def files() -> set[str]:
     for place in WATCHED:
         for folder, names, leaves in os.walk(place):
             found |= {f"{folder}/{name}" for name in (*names, *leaves)}
-    own = r"/var/lib/(systemd|private|polkit-1|dbus)|/root/\.cache|__pycache__"  # other programs' doings
+    own = rf"/var/lib/(systemd|private|polkit-1|dbus)|{Path.home()}/\.cache|__pycache__"  # other programs' doings
     noise = re.compile(own + r"|/etc/(passwd|shadow|group|gshadow|sub[ug]id)")
     return {path for path in found if not noise.search(path)}
 
@@ -190,7 +190,7 @@ def configure(**changes: object) -> str:
         "models": models,
         **changes,
     }
-    path = Path("/root/router_config.json")
+    path = Path.home() / "router_config.json"
     path.write_text(json.dumps(config, indent=1))
     return str(path)
 
@@ -428,7 +428,7 @@ def an_upgrade_keeps_configuration_and_history() -> None:
 
 @seen
 def a_configuration_with_a_mistake_is_refused_before_anything_changes() -> None:
-    path = Path("/root/broken.json")
+    path = Path.home() / "broken.json"
     path.write_text('{"models": {"a": {"backend": "llamacpp"}}}')
     out = run("llm-router", "install", "--yes", "--config", str(path), check=False)
     path.unlink()

@@ -14,7 +14,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -30,7 +30,8 @@ _context.set_forkserver_preload(["llm_router.app", "llm_router.cli.commands", "p
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def _run(argv: list[str], output: Connection, log: str) -> None:
+def run(argv: list[str], output: Connection, log: str) -> None:
+    """What the fork does: `output` is its stdout, `log` the file for its stderr."""
     gc.freeze()  # or else the first collection visits, and so copies, every page that is shared with the parent
     # A test run that is cut off takes its routers with it, and they take their engines.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -45,11 +46,11 @@ def _run(argv: list[str], output: Connection, log: str) -> None:
 
 
 class Child:
-    """One run of the program, with `argv`. Its stderr is appended to the file `log`."""
+    """One run of the program, with `argv`. Its stderr is appended to the file `log`. `run`: another way to it."""
 
-    def __init__(self, argv: list[str], log: Path) -> None:
+    def __init__(self, argv: list[str], log: Path, run: Callable[[list[str], Connection, str], None] = run) -> None:
         reading, writing = _context.Pipe(duplex=False)
-        self._process: ForkServerProcess = _context.Process(target=_run, args=(argv, writing, str(log)))
+        self._process: ForkServerProcess = _context.Process(target=run, args=(argv, writing, str(log)))
         self._process.start()
         writing.close()
         self._output = os.fdopen(os.dup(reading.fileno()), "rb", buffering=0)

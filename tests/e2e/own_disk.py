@@ -14,9 +14,8 @@ import tempfile
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-import nursery
 import pytest
-from nursery import _run as run
+from nursery import run
 from routing import RouterProcess
 
 _CLONE_NEWNS = 0x00020000  # linux/sched.h
@@ -30,13 +29,26 @@ def needs_mounts() -> pytest.MarkDecorator:
     return pytest.mark.skipif(may != 0, reason="mounting a small disk needs root, and a system that lets it")
 
 
+def _run_apart(argv: list[str], output: Connection, log: str) -> None:
+    folder = Path(argv[-1]).parent
+    known = folder / "disk"
+    if known.exists():
+        _checked(_libc.setns(os.open(known.read_text(), os.O_RDONLY | os.O_CLOEXEC), _CLONE_NEWNS))
+    else:
+        state = folder / "state"
+        state.mkdir()
+        _checked(_libc.unshare(_CLONE_NEWNS))
+        _checked(_libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None))
+        _checked(_libc.mount(b"tmpfs", os.fsencode(state), b"tmpfs", 0, f"size={_SIZE}".encode()))
+    (folder / "tmp").mkdir(exist_ok=True)
+    tempfile.tempdir = str(folder / "tmp")  # where a router goes whose state folder can't be used
+    run(argv, output, log)
+
+
 class DiskRouter(RouterProcess):
     """`disk`: the state folder as this process can reach it, while the router or one of its engines lives."""
 
-    def spawn(self) -> None:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(nursery, "_run", _run_apart)
-            super().spawn()
+    run = staticmethod(_run_apart)
 
     @property
     def disk(self) -> Path:
@@ -59,22 +71,6 @@ class DiskRouter(RouterProcess):
     def stay(self, pid: int) -> None:
         """The next start is on the disk that this process sees."""
         (self.folder / "disk").write_text(f"/proc/{pid}/ns/mnt")
-
-
-def _run_apart(argv: list[str], output: Connection, log: str) -> None:
-    folder = Path(argv[-1]).parent
-    known = folder / "disk"
-    if known.exists():
-        _checked(_libc.setns(os.open(known.read_text(), os.O_RDONLY | os.O_CLOEXEC), _CLONE_NEWNS))
-    else:
-        state = folder / "state"
-        state.mkdir()
-        _checked(_libc.unshare(_CLONE_NEWNS))
-        _checked(_libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None))
-        _checked(_libc.mount(b"tmpfs", os.fsencode(state), b"tmpfs", 0, f"size={_SIZE}".encode()))
-    (folder / "tmp").mkdir(exist_ok=True)
-    tempfile.tempdir = str(folder / "tmp")  # where a router goes whose state folder can't be used
-    run(argv, output, log)
 
 
 def _checked(result: int) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import nursery
 from nursery import PROGRAMS, Child
 
 FAKE = PROGRAMS / "fake_backend.py"
@@ -62,7 +63,9 @@ class Events:
 
 
 class RouterProcess:
-    """`llm-router serve` with its own state folder, as a process of its own."""
+    """`llm-router serve` with its own state folder, as a process of its own. `run`: what that does."""
+
+    run = staticmethod(nursery.run)
 
     def __init__(self, folder: Path, models: dict[str, Any], **settings: Any) -> None:
         folder.mkdir(exist_ok=True)
@@ -80,7 +83,7 @@ class RouterProcess:
 
     def spawn(self) -> None:
         """Begin to start it, and no more."""
-        self.process = Child(["serve", "--config", str(self.config)], self.log)
+        self.process = Child(["serve", "--config", str(self.config)], self.log, self.run)
         self._is_told = False
 
     async def start(self) -> None:

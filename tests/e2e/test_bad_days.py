@@ -22,10 +22,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import nursery
 import pytest
-from nursery import Child
-from nursery import _run as run
+from nursery import Child, run
 from own_disk import DiskRouter, needs_mounts
 from routing import RouterProcess, Start, fake, is_alive, leftovers, numbers
 
@@ -144,46 +142,50 @@ async def test_damaged_files_of_its_own_cost_a_warning_each_and_no_process_is_le
 # -- the clock
 
 
-@contextmanager
-def clock_of(router: RouterProcess) -> Iterator[Path]:
-    """A file with the seconds by which this router's clock is wrong, from its next start on."""
-    shift = router.folder / "clock"
-    shift.write_text("0")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(nursery, "_run", _run_with_a_clock)
-        yield shift
-
-
 def _run_with_a_clock(argv: list[str], output: Connection, log: str) -> None:
     shift, right = Path(argv[-1]).parent / "clock", time.time
     time.time = lambda: right() + float(shift.read_text() or 0)
     run(argv, output, log)
 
 
+class ClockRouter(RouterProcess):
+    """`shift`: a file with the seconds by which its clock is wrong."""
+
+    run = staticmethod(_run_with_a_clock)
+
+    @property
+    def shift(self) -> Path:
+        return self.folder / "clock"
+
+    def spawn(self) -> None:
+        if not self.shift.exists():
+            self.shift.write_text("0")
+        super().spawn()
+
+
 async def test_a_clock_that_is_set_changes_no_answer_no_order_and_no_figure(tmp_path: Path) -> None:
-    router = RouterProcess(tmp_path / "router", {**MODELS, "a": fake("--token-ms", "5")}, patience="0s")
-    with clock_of(router) as shift:
-        await router.start()
-        for days in (0, 10, -20):
-            async with asyncio.TaskGroup() as group:
-                running = group.create_task(router.chat("a"))
-                await router.until_running("a", 1)
-                shift.write_text(str(days * 24 * 3600))
-            events = running.result()
-            assert (events.text, events.error, events.done) == (SAID["a"], None, True)
-            timings = next(chunk["timings"] for chunk in events.chunks if chunk.get("timings"))
-            assert 0 < timings["predicted_ms"] < 10_000
-            assert await says(router, "b") == SAID["b"]
-        ages = [model.get("since_s") for model in (await router.status()).values()]
-        assert all(age is None or 0 <= age < 60 for age in ages)
-        assert await router.stop() == 0
+    router = ClockRouter(tmp_path / "router", {**MODELS, "a": fake("--token-ms", "5")}, patience="0s")
+    await router.start()
+    for days in (0, 10, -20):
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(router.chat("a"))
+            await router.until_running("a", 1)
+            router.shift.write_text(str(days * 24 * 3600))
+        events = running.result()
+        assert (events.text, events.error, events.done) == (SAID["a"], None, True)
+        timings = next(chunk["timings"] for chunk in events.chunks if chunk.get("timings"))
+        assert 0 < timings["predicted_ms"] < 10_000
+        assert await says(router, "b") == SAID["b"]
+    ages = [model.get("since_s") for model in (await router.status()).values()]
+    assert all(age is None or 0 <= age < 60 for age in ages)
+    assert await router.stop() == 0
     assert known_loads(router.folder / "state") == ["a", "b"] * 3
     assert leftovers(router) == []
 
 
 def test_the_wall_clock_is_asked_only_for_what_is_shown_or_written_down() -> None:
     """Every duration, deadline and order must come from a clock that nobody sets."""
-    source = Path(nursery.__file__).parents[2] / "src" / "llm_router"
+    source = Path(__file__).parents[2] / "src" / "llm_router"
     asked = re.compile(r"\btime\.time(_ns)?\b|datetime\.now|utcnow|CLOCK_REALTIME|from time import .*\btime\b")
     found = {str(path.relative_to(source)) for path in source.rglob("*.py") if asked.search(path.read_text())}
     assert found <= {

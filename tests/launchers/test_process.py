@@ -93,8 +93,18 @@ async def test_a_crash_takes_its_children_with_it_without_being_asked(launcher: 
 
 async def test_the_engine_behind_a_wrapper_script_gets_its_grace(launcher: ProcessLauncher, tmp_path: Path) -> None:
     script = tmp_path / "start.sh"
-    engine = "import os,signal,time,sys;signal.signal(15,lambda *_:(time.sleep(.3),os.write(1,b'saved\\n'),sys.exit(0)));print('up',flush=True);signal.pause()"  # noqa: E501
-    script.write_text(f'#!/bin/sh\npython3 -IS -c "{engine}"\nexit 0\n')
+    engine = tmp_path / "engine.py"
+    engine.write_text("""
+import os, signal, sys, time
+def save(*_):
+    time.sleep(0.3)
+    os.write(1, b"saved\\n")
+    sys.exit(0)
+signal.signal(signal.SIGTERM, save)
+print("up", flush=True)
+signal.pause()
+""")
+    script.write_text(f"#!/bin/sh\npython3 -IS {engine}\nexit 0\n")
     script.chmod(0o755)
     spec = LaunchSpec(argv=(str(script),), address=Address(host="127.0.0.1", port=1))
     process = await launcher.start(spec, identity())

@@ -20,9 +20,9 @@ from llm_router.api.openai import TARGETS, inference
 from llm_router.relay import pool as pools
 from llm_router.relay import protocol
 from llm_router.relay.asgi import relay
-from llm_router.relay.exchange import Services
 from llm_router.relay.lease import Upstream
 from llm_router.relay.request import Kind, Model, Preferences, Target
+from llm_router.relay.services import Services
 from llm_router.relay.status_text import Mode
 from llm_router.runtime.tasks import Tasks
 

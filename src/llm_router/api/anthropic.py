@@ -13,8 +13,8 @@ from llm_router.api.converse import Asked, Conversation
 from llm_router.dialects import anthropic_reply, anthropic_request
 from llm_router.dialects.anthropic_reply import MessageTranslation
 from llm_router.errors import LlmRouterError, ModelNotFound
-from llm_router.relay.exchange import Services
 from llm_router.relay.request import Kind, Target
+from llm_router.relay.services import Services
 
 _CHAT = Target(kind=Kind.CHAT, method=b"POST", path=b"/v1/chat/completions")
 _COUNT = b"/v1/messages/count_tokens"

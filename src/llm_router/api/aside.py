@@ -10,10 +10,11 @@ import asyncio
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from llm_router.relay.exchange import Exchange, Services
+from llm_router.relay.exchange import Exchange
 from llm_router.relay.headers import Headers, RequestHead
 from llm_router.relay.lease import Dispatcher, Waiter
 from llm_router.relay.request import Kind, Model, Target
+from llm_router.relay.services import Services
 
 _LIMIT_S = 10.0
 _LARGEST = 8 * 1024 * 1024

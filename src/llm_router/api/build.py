@@ -19,7 +19,7 @@ from llm_router.api.ollama import Ollama
 from llm_router.api.shapes import render_at, shaped
 from llm_router.dialects.completion import Problem
 from llm_router.errors import LlmRouterError
-from llm_router.relay.exchange import Services
+from llm_router.relay.services import Services
 
 
 def build(

@@ -22,10 +22,11 @@ from llm_router.errors import LlmRouterError, Unavailable, UnsupportedMediaType,
 from llm_router.relay import failure
 from llm_router.relay.asgi import AsgiSink, deliver, read_body
 from llm_router.relay.events import Cutter, lines_of
-from llm_router.relay.exchange import Exchange, Services
+from llm_router.relay.exchange import Exchange
 from llm_router.relay.headers import Headers, RequestHead
 from llm_router.relay.lease import Dispatcher, Upstream, Waiter
 from llm_router.relay.request import Preferences, Target
+from llm_router.relay.services import Services
 from llm_router.relay.sink import Sink
 from llm_router.relay.status_text import Mode, Progress, is_open_webui
 

@@ -24,11 +24,12 @@ from llm_router.errors import LlmRouterError, ModelNotFound, NotSupported
 from llm_router.relay import body as bodies
 from llm_router.relay import failure
 from llm_router.relay.asgi import AsgiSink, deliver, read_body
-from llm_router.relay.exchange import Exchange, Services
+from llm_router.relay.exchange import Exchange
 from llm_router.relay.form import Form, boundary_of
 from llm_router.relay.headers import Headers, RequestHead
 from llm_router.relay.native import NativeStream
 from llm_router.relay.request import Kind, Target
+from llm_router.relay.services import Services
 from llm_router.relay.sink import Sink
 from llm_router.relay.upload import Upload
 

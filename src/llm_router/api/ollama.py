@@ -23,8 +23,8 @@ from llm_router.api.ollama_models import Shelf
 from llm_router.dialects import ollama_reply, ollama_request
 from llm_router.dialects.ollama_reply import EmbeddingTranslation, LinesTranslation
 from llm_router.errors import LlmRouterError, ModelNotFound
-from llm_router.relay.exchange import Services
 from llm_router.relay.request import Kind, Target
+from llm_router.relay.services import Services
 from llm_router.runtime.supervisor import Supervisor
 
 _VERSION = "0.13.0"  # the release of Ollama whose API this is: clients ask for it to know what they may send

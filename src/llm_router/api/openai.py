@@ -13,8 +13,8 @@ from llm_router.api.catalog import Catalog
 from llm_router.dialects import anthropic_reply
 from llm_router.errors import ModelNotFound
 from llm_router.relay.asgi import relay
-from llm_router.relay.exchange import Services
 from llm_router.relay.request import Kind, Target
+from llm_router.relay.services import Services
 
 _ANTHROPICS = "anthropic-version"
 _INFERENCE = {

@@ -26,6 +26,7 @@ from llm_router.hardware.reading import open_reader
 from llm_router.install import polkit
 from llm_router.install.layout import for_machine
 from llm_router.launchers.ports import ensure_free
+from llm_router.launchers.unit import unit_name
 from llm_router.runtime.instances import Launch
 
 
@@ -92,14 +93,10 @@ def _models(
     yield from engines.programs(programs)
     yield from engines.units(units)
     if units:
-        yield from rights.rights([_with_suffix(unit) for unit in units], _rule(), _me())
+        yield from rights.rights([unit_name(unit) for unit in units], _rule(), _me())
     yield from engines.ports(ports, ensure_free, is_running=is_running)
     cached = {name: cached_fraction(Path(launches[name].request.path or "")) for name in sizes_mib}
     yield from engines.files(sizes_mib, cached, devices[CPU].total_mib if CPU in devices else None)
-
-
-def _with_suffix(unit: str) -> str:
-    return unit if unit.endswith(".service") else f"{unit}.service"
 
 
 def _me() -> str:

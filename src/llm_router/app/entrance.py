@@ -15,8 +15,8 @@ from llm_router.app import parts
 from llm_router.config.rules import is_loopback
 from llm_router.config.schema import Config
 from llm_router.errors import ConfigError
-from llm_router.relay.exchange import Services
 from llm_router.relay.protocol import RelayProtocol
+from llm_router.relay.services import Services
 
 _SWEEP_S, _LEAST_S = 5.0, 0.1
 

@@ -29,8 +29,8 @@ from llm_router.core.specs import ANY_DEVICE, ModelSpec, PolicySpec
 from llm_router.errors import ConfigError
 from llm_router.hardware.base import DeviceReading
 from llm_router.history.base import History
-from llm_router.relay.exchange import Services
 from llm_router.relay.request import Model
+from llm_router.relay.services import Services
 from llm_router.runtime.endpoints import Endpoint, Endpoints
 from llm_router.runtime.instances import Launch
 from llm_router.runtime.supervisor import Supervisor
@@ -120,8 +120,7 @@ class Reloader:
     async def reload(self) -> Reloaded:
         """Read the file and do what it says. Waits for a reload that runs already, and for the reading; what has to
         leave leaves later. Cancelling leaves the configuration as it was, or as it is now, whole."""
-        if self._watch is not None:
-            self._watch.forget()
+        self._by_hand()
         async with self._busy:
             return await self._reload()
 
@@ -146,9 +145,12 @@ class Reloader:
                 loop.remove_signal_handler(signal.SIGHUP)
 
     def _hang_up(self) -> None:
+        self._by_hand()
+        self.ask()
+
+    def _by_hand(self) -> None:
         if self._watch is not None:
             self._watch.forget()
-        self.ask()
 
     async def _reload(self) -> Reloaded:
         self._notifier.reloading()

@@ -41,7 +41,7 @@ from llm_router.launchers.container import ContainerLauncher
 from llm_router.launchers.process import ProcessLauncher
 from llm_router.launchers.systemd import SystemdLauncher
 from llm_router.relay import protocol
-from llm_router.relay.exchange import Services
+from llm_router.relay.services import Services
 from llm_router.runtime.endpoints import Endpoints
 from llm_router.runtime.supervisor import Supervisor
 

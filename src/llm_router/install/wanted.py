@@ -17,6 +17,7 @@ from llm_router.install import polkit, unit
 from llm_router.install.findings import Engine
 from llm_router.install.layout import Layout
 from llm_router.install.steps import Account, File, Folder, Link, Program, Service, Step, UnitFile
+from llm_router.launchers.unit import unit_name
 from llm_router.models.local import LocalModel
 
 _PORTS = {"llamacpp": 8085, "sglang": 30000, "tabbyapi": 5000, "vllm": 8000}
@@ -96,9 +97,7 @@ def _units(layout: Layout, wanted: Wanted, option: str) -> Iterator[Step]:
 def units_of(models: Mapping[str, Any]) -> dict[str, str]:
     """The units that models of a configuration name, with their suffix, and the backend of each."""
     named = ((model.get("service"), str(model.get("backend"))) for model in models.values())
-    return {
-        service if service.endswith(".service") else f"{service}.service": kind for service, kind in named if service
-    }
+    return {unit_name(service): kind for service, kind in named if service}
 
 
 def configuration(

@@ -22,7 +22,7 @@ from llm_router.launchers.base import Identity, RunningProcess
 from llm_router.launchers.excerpt import meaningful_tail
 from llm_router.launchers.journal import Journal
 from llm_router.launchers.ledger import Entry, Ledger
-from llm_router.launchers.unit import Unit, UnitManager, UnitState
+from llm_router.launchers.unit import Unit, UnitManager, UnitState, unit_name
 
 log = logging.getLogger(__name__)
 
@@ -253,11 +253,6 @@ def _managers() -> list[UnitManager]:
     from llm_router.launchers.manager import Manager, has_own_manager
 
     return [*([Manager(is_own=True)] if has_own_manager() else []), Manager()]
-
-
-def unit_name(service: str) -> str:
-    """As systemctl reads it: a name without a suffix is a service's."""
-    return service if service.endswith(".service") else f"{service}.service"
 
 
 def _entry(name: str, identity: Identity) -> Entry:

@@ -24,6 +24,11 @@ from llm_router.launchers.journal import Journal
 log = logging.getLogger(__name__)
 
 
+def unit_name(service: str) -> str:
+    """As systemctl reads it: a name without a suffix is a service's."""
+    return service if service.endswith(".service") else f"{service}.service"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnitState:
     """A unit as systemd sees it. `pid`: of its main process, 0: none. `started_us`: when that began, microseconds since

@@ -9,9 +9,10 @@ from collections import deque
 from starlette.types import Message, Receive, Scope, Send
 
 from llm_router.errors import RequestTooLarge
-from llm_router.relay.exchange import Exchange, Services
+from llm_router.relay.exchange import Exchange
 from llm_router.relay.headers import Headers, RequestHead
 from llm_router.relay.request import Target
+from llm_router.relay.services import Services
 
 _HIGH_WATER = 64 * 1024
 

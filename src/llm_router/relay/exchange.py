@@ -7,26 +7,23 @@ Everything happens in callbacks on the event loop; a request whose model is read
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from time import monotonic, time
 
 from llm_router.errors import LlmRouterError, UpstreamError, UpstreamLost
-from llm_router.relay import body as bodies
 from llm_router.relay import failure
 from llm_router.relay.announcer import Announcer
 from llm_router.relay.chunk import naming
 from llm_router.relay.connection import Call
 from llm_router.relay.failure import Failure
-from llm_router.relay.gate import Gate
 from llm_router.relay.headers import Headers, ReplyHead, RequestHead
 from llm_router.relay.held import Held, may_be_held
 from llm_router.relay.lane import Lane, Write
-from llm_router.relay.lease import Dispatcher, Upstream
-from llm_router.relay.pool import Pool
-from llm_router.relay.recorder import CANCELLED, COMPLETED, SERVER_REFUSED, UPSTREAM_ERROR, Recorder
+from llm_router.relay.lease import Upstream
+from llm_router.relay.outgoing import COUNTED, outgoing
+from llm_router.relay.recorder import CANCELLED, COMPLETED, SERVER_REFUSED, UPSTREAM_ERROR
 from llm_router.relay.reply import rewrite_reply
-from llm_router.relay.request import Kind, Model, Preferences, Request, Target, read, status_mode
+from llm_router.relay.request import Kind, Request, Target, read, status_mode
+from llm_router.relay.services import Services
 from llm_router.relay.sink import Sink
 from llm_router.relay.sse import StreamRewriter
 from llm_router.relay.status_text import Mode, Progress, StatusStream
@@ -38,24 +35,8 @@ _SSE_HEADERS: Headers = [
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 ]
-_COUNTED = (Kind.CHAT, Kind.COMPLETION)
 _ABOUT_THE_BODY = (b"content-type", b"content-encoding", b"etag", b"last-modified")
 _JSON = (b"content-type", b"application/json")
-
-
-@dataclass(slots=True, kw_only=True)
-class Services:
-    """What all exchanges share; `preferences` and `gate` may be replaced while they run. `models` finds one by each of
-    its names. `render` makes an HTTP reply of an error. `recorder`: hears of each request that is over; None: nobody
-    does."""
-
-    dispatcher: Dispatcher
-    pool: Pool
-    models: Mapping[str, Model]
-    render: Callable[[LlmRouterError], tuple[int, Headers, bytes]]
-    preferences: Preferences
-    gate: Gate | None = None
-    recorder: Recorder | None = None
 
 
 class Exchange:
@@ -202,23 +183,11 @@ class Exchange:
     # -- towards the server
 
     def _send(self, upstream: Upstream) -> None:
-        target, asked, payload = self._target, self._asked, self._body
-        assert asked is not None
-        facts = asked.facts
-        if facts is not None:
-            payload = bodies.rewrite(
-                payload,
-                facts,
-                served_name=upstream.served_name,
-                ask_usage=target.kind in _COUNTED and (facts.stream or upstream.usage_on_request),
-                parameters=asked.model.parameters,
-            )
-        block = self._client.block(
-            host=upstream.host_header, content_length=len(payload), credential=upstream.credential
-        )
-        request = b"".join((target.method, b" ", upstream.base_path, target.path, b" HTTP/1.1\r\n", block, payload))
+        assert self._asked is not None
+        request = outgoing(self._target, self._asked, self._client, self._body, upstream)
         self._sent_at = monotonic()
-        self._call = self._services.pool.send(upstream, request, self, without_body=target.method == b"HEAD")
+        without_body = self._target.method == b"HEAD"
+        self._call = self._services.pool.send(upstream, request, self, without_body=without_body)
         if self._paused:
             self._call.pause()
 
@@ -228,7 +197,7 @@ class Exchange:
         assert self._asked is not None and self._upstream is not None
         kind, facts = self._target.kind, self._asked.facts
         fields = head.returned
-        rewritable = status == 200 and facts is not None and kind in _COUNTED
+        rewritable = status == 200 and facts is not None and kind in COUNTED
         is_stream = head.fields.get(b"content-type", b"").startswith(b"text/event-stream")
         if rewritable and is_stream:
             assert facts is not None

@@ -17,12 +17,13 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from llm_router.errors import LlmRouterError
 from llm_router.relay import ids
 from llm_router.relay.asgi import too_large
-from llm_router.relay.exchange import Exchange, Services
+from llm_router.relay.exchange import Exchange
 from llm_router.relay.gate import Caller, Gate, asking
 from llm_router.relay.headers import Headers, RequestHead
 from llm_router.relay.heads import KnownHead, learn
 from llm_router.relay.lane import Write, framed
 from llm_router.relay.request import Target
+from llm_router.relay.services import Services
 
 _log = logging.getLogger(__name__)
 

@@ -9,11 +9,12 @@ from time import monotonic
 
 import msgspec
 
-from llm_router.relay.exchange import Exchange, Services
+from llm_router.relay.exchange import Exchange
 from llm_router.relay.form import Form
 from llm_router.relay.headers import RequestHead
 from llm_router.relay.lease import Upstream
 from llm_router.relay.request import Target
+from llm_router.relay.services import Services
 from llm_router.relay.sink import Sink
 
 
