@@ -63,7 +63,7 @@ async def test_a_load_that_fails_ends_the_line_before_it_says_why(start: Start) 
     router = await start({"a": fake("--say", "CUDA out of memory", "--exit-at-start", "3", "--startup-s", "0.2")})
     events = await chat(router, "a")
     assert is_closed(events)
-    assert statuses(events)[-1]["description"].startswith("✗ ")
+    assert statuses(events)[-1]["description"] == "✗ a failed to load", "the error alone says why"
     assert events.error is not None
     assert "CUDA out of memory" in events.error["message"]
     assert "choices" not in events.chunks[-1], "with choices the message would be lost on reload"

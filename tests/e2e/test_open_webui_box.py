@@ -168,7 +168,7 @@ async def test_a_load_that_fails_shows_the_servers_own_words(router: RouterProce
     await browser.new_chat("broken")
     await browser.say("hello")
     await expect(browser.problem).to_contain_text("CUDA out of memory")
-    await expect(browser.status).to_contain_text("✗")
+    await expect(browser.status).to_contain_text("✗ broken failed to load")
     await expect(browser.shimmer).to_have_count(0)
     await browser.page.reload()
     await expect(browser.problem).to_contain_text("CUDA out of memory")

@@ -192,11 +192,16 @@ def test_off_is_silent() -> None:
 
 @pytest.mark.parametrize("mode", Mode)
 def test_a_failure_closes_only_the_line_that_would_shimmer_on(mode: Mode) -> None:
-    sent = stream(mode).failed("cannot load\nthe model")
+    sent = stream(mode).failed("model_load_failed")
     if mode is Mode.EVENT:
-        assert chunks(sent)[0]["event"]["data"] == {"description": "✗ cannot load\nthe model", "done": True}
+        assert chunks(sent)[0]["event"]["data"] == {"description": '✗ the "model" failed to load', "done": True}
     else:
         assert sent == b""
+
+
+def test_what_fails_without_a_load_is_not_called_one() -> None:
+    sent = stream(Mode.EVENT).failed("queue_full")
+    assert chunks(sent)[0]["event"]["data"] == {"description": '✗ the "model" can\'t answer', "done": True}
 
 
 @pytest.mark.parametrize("mode", Mode)

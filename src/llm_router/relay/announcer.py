@@ -44,10 +44,10 @@ class Announcer:
             self._is_open = False
             self._send(self._stream.ready(elapsed_s))
 
-    def failed(self, message: str) -> bytes:
-        """What ends a line that would shimmer for ever, to be sent before the error itself."""
+    def failed(self, code: str) -> bytes:
+        """What ends a line that would shimmer for ever, to be sent before the error itself, whose `code` this is."""
         self.stop()
-        return self._stream.failed(message) if self._began else b""
+        return self._stream.failed(code) if self._is_open else b""
 
     def stop(self) -> None:
         if self._ticker is not None:

@@ -388,7 +388,7 @@ class Exchange:
             self._answer(error)
 
     def _end_stream(self, why: Failure) -> None:
-        closing = self._announcer.failed(why.message) if self._announcer is not None else b""
+        closing = self._announcer.failed(why.code) if self._announcer is not None else b""
         self._sink.data(closing + why.as_end())
         self._sink.end()
 

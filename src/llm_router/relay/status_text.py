@@ -14,7 +14,7 @@ from typing import Protocol, assert_never
 
 import msgspec
 
-from llm_router.errors import InvalidRequest
+from llm_router.errors import InvalidRequest, LoadFailed
 
 # The invisible separator survives storage, trimming and the way back in every front end tried, and shows nowhere.
 MARK = "\u2063"
@@ -127,6 +127,11 @@ def ready_line(elapsed_s: float) -> str:
     return f"✓ Model ready! ({elapsed_s:.1f}s)" if elapsed_s < 9.95 else f"✓ Model ready! ({elapsed_s:.0f}s)"
 
 
+def failed_line(model: str, code: str) -> str:
+    """`✗ NAME failed to load`, short: the error that follows says why, and Open-WebUI shows both. `code`: its."""
+    return f"✗ {model} failed to load" if code == LoadFailed.code else f"✗ {model} can't answer"
+
+
 def _ahead(position: int | None) -> str:
     return f" ({position} ahead)" if position else ""
 
@@ -152,10 +157,11 @@ class StatusStream:
     `ready` and `failed`.
     """
 
-    __slots__ = ("_about", "_head", "mode")
+    __slots__ = ("_about", "_head", "_model", "mode")
 
     def __init__(self, mode: Mode, *, model: str, id: str, created: int) -> None:  # noqa: A002 -- the chunk's own word
         self.mode = mode
+        self._model = model
         self._about = {"id": id, "object": "chat.completion.chunk", "created": created, "model": model}
         self._head = b""  # encoded with the first chunk: most requests find their model ready and never send one
 
@@ -174,9 +180,11 @@ class StatusStream:
         """Ends the status; in the text a blank line parts it from the answer."""
         return self._render(f"\n{ready_line(elapsed_s)}\n\n", done=True)
 
-    def failed(self, message: str) -> bytes:
+    def failed(self, code: str) -> bytes:
         """Ends a status line that would shimmer for ever. Elsewhere nothing: the error event that follows says it."""
-        return self._render(f"✗ {message}", done=True) if self.mode is Mode.EVENT else b""
+        if self.mode is not Mode.EVENT:
+            return b""
+        return self._render(failed_line(self._model, code), done=True)
 
     def _render(self, text: str, *, first: bool = False, done: bool = False) -> bytes:
         match self.mode:
