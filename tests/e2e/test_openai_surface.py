@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -186,6 +187,21 @@ async def test_a_recording_passes_to_the_server_under_the_name_it_knows(start: S
             for path in ("/v1/audio/translations", "/v1/images/edits"):
                 answer = await plain.post(path, data={"model": "m", "prompt": "x"}, files={"image": b"png"})
                 assert (answer.status_code, there.asked[-1][0]) == (200, path)
+
+
+async def test_the_fields_of_a_form_have_the_models_parameters(start: Start) -> None:
+    parameters = {"defaults": {"language": "en", "seed": 1}, "overrides": {"size": "1x1"}, "removals": ["user"]}
+    async with elsewhere() as (there, model):
+        router = await start({"m": {**model, "parameters": parameters}})
+        async with router.client() as client:
+            for path in ("/v1/audio/transcriptions", "/v1/audio/translations", "/v1/images/edits"):
+                there.answers[path] = (200, "application/json", b"{}")
+                said = {"model": "x", "language": "de", "size": "9x9", "user": "me"}
+                assert (await client.post(path, data=said, files={"file": b"bytes"})).status_code == 200
+                body = there.asked[-1][2]
+                fields = dict(re.findall(rb'name="(\w+)"\r\n\r\n(.*)\r\n', body))
+                assert fields == {b"model": b"theirs", b"language": b"de", b"seed": b"1", b"size": b"1x1"}
+                assert b"\r\n\r\nbytes\r\n" in body
 
 
 async def test_a_recording_waits_for_its_model_and_survives_a_second_attempt(start: Start) -> None:

@@ -7,6 +7,7 @@ import random
 import pytest
 
 from llm_router.errors import InvalidRequest, RequestTooLarge, UnsupportedMediaType
+from llm_router.relay.body import Parameters
 from llm_router.relay.form import Form, boundary_of
 
 B = b"----x7"
@@ -88,6 +89,58 @@ def test_what_is_no_form_with_a_model_is_refused(body: bytes) -> None:
     with pytest.raises(InvalidRequest) as caught:
         form(body)
     assert caught.value.message.startswith("cannot")
+
+
+PLAN = Parameters(
+    defaults={"language": "en", "temperature": 0.2, "model": "no"},
+    overrides={"stream": True, "include[]": ["logprobs", "x"], "extra": {"a": 1}},
+    removals=("prompt", "model"),
+)
+SET = b"".join(
+    part(name, value)
+    for name, value in (
+        *(("temperature", b"0.2"), ("stream", b"true"), ("include[]", b"logprobs"), ("include[]", b"x")),
+        ("extra", b'{"a":1}'),
+    )
+)
+PROMPT, STREAM = part("prompt", b"x" * 300), part("stream", b"false")
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        (MODEL, LANGUAGE, PROMPT, STREAM, STREAM, SOUND),
+        (SOUND, STREAM, LANGUAGE, MODEL, STREAM, PROMPT),
+        (STREAM, LANGUAGE, SOUND, PROMPT, MODEL, STREAM),
+    ],
+    ids=["fields-first", "file-first", "file-between"],
+)
+def test_the_parameters_of_a_model_are_about_fields_too(parts: tuple[bytes, ...]) -> None:
+    found = form(b"".join(parts) + END)
+    found.amend(PLAN)
+    rest = b"".join(one for one in parts if one in (SOUND, LANGUAGE))
+    for name in ("whisper", "x"):
+        assert sent(found, name) == part("model", name.encode()) + SET + rest + END
+
+
+def test_a_default_is_what_the_client_may_say_otherwise() -> None:
+    for said, expected in ((LANGUAGE, LANGUAGE), (b"", part("language", b"en"))):
+        found = form(MODEL + said + SOUND + END)
+        found.amend(Parameters(defaults={"language": "en"}, overrides={}, removals=()))
+        assert sorted(sent(found, "m").split(B)) == sorted((part("model", b"m") + SOUND + expected + END).split(B))
+
+
+def test_a_removal_comes_before_a_default() -> None:
+    found = form(LANGUAGE + MODEL + SOUND + END)
+    found.amend(Parameters(defaults={"language": "en"}, overrides={}, removals=("language",)))
+    assert sent(found, "m") == part("model", b"m") + part("language", b"en") + SOUND + END
+
+
+@pytest.mark.parametrize("rest", [b"", b"--" + B, b"rubbish", b"--%b\r\nno head" % B])
+def test_what_is_no_field_is_left_as_it_is(rest: bytes) -> None:
+    found = form(MODEL + PROMPT + LANGUAGE[:-2] + b"\r\n--%b\r\n" % B + rest)
+    found.amend(Parameters(defaults={}, overrides={}, removals=("prompt",)))
+    assert sent(found, "m") == part("model", b"m") + LANGUAGE + b"--%b\r\n" % B + rest
 
 
 def test_a_form_has_a_limit() -> None:

@@ -133,6 +133,9 @@ class _Uploading:
             entry = _find(self._catalog, form.model)
             if endpoints.has(entry.backend, self._endpoint) is False:
                 raise _lacks(entry, self._endpoint)
+            parameters = self._services.models[entry.name].parameters
+            if parameters is not None:
+                await asyncio.to_thread(form.amend, parameters)
         except LlmRouterError as error:
             sink.reply(*render(error))
             await sink.pump(send)

@@ -1,5 +1,5 @@
-"""A form with files on its way to a server: the model's name is found in it and written anew, and a large file is never
-in this process's memory.
+"""A form with files on its way to a server: the model's name is found in it and written anew, the model's parameters
+are about its fields, and a large file is never in this process's memory.
 
 Counterpart: `upload`, which sends it. The form is kept in a temporary file without a name; what is sent is that file,
 mapped. Other fields and the files stay the bytes that the client sent.
@@ -10,9 +10,13 @@ from __future__ import annotations
 import mmap
 import re
 import tempfile
+from collections.abc import Iterator
 from typing import IO
 
+import msgspec
+
 from llm_router.errors import InvalidRequest, RequestTooLarge, Unavailable, UnsupportedMediaType
+from llm_router.relay.body import Parameters
 
 _IN_MEMORY = 1024 * 1024
 _ROOM = 128 * 1024  # before the form, for the request's head and the new field
@@ -20,10 +24,8 @@ _MOST_PARTS = 1000
 _LONGEST_HEAD = 8192
 _LONGEST_NAME = 1024
 _BOUNDARY = re.compile(rb'boundary=(?:"([^"\r\n]{1,70})"|([^\s;,"]{1,70}))', re.IGNORECASE)
-_FIELD = re.compile(
-    rb'^content-disposition:[^\r\n]*[; ]name=(?:"model"|model(?=[;\s]|$))', re.IGNORECASE | re.MULTILINE
-)
-_NEW = b'--%b\r\nContent-Disposition: form-data; name="model"\r\n\r\n%b\r\n'
+_FIELD = re.compile(rb'^content-disposition:[^\r\n]*[; ]name=(?:"([^"\r\n]*)"|([^;\s]+))', re.IGNORECASE | re.MULTILINE)
+_MODEL = "model"
 
 
 def boundary_of(content_type: bytes) -> bytes:
@@ -35,9 +37,10 @@ def boundary_of(content_type: bytes) -> bytes:
 
 
 class Form:
-    """`add` what comes, then `close` and look for the `model`; then it is sent, as often as need be. `limit`: in bytes.
+    """`add` what comes, then `close` and look for the `model`, then perhaps `amend`; then it is sent, as often as need
+    be. `limit`: in bytes.
 
-    Adding and closing write to a file of the system's and may take as long as that does; `close` reads all of it.
+    Adding and closing write to a file of the system's and may take as long as that does; `close` and `amend` read it.
     """
 
     def __init__(self, boundary: bytes, limit: int) -> None:
@@ -48,6 +51,7 @@ class Form:
         self._size = 0
         self._map: mmap.mmap
         self._start = 0
+        self._added = b""
         self.model = ""
 
     def add(self, data: bytes) -> None:
@@ -83,42 +87,76 @@ class Form:
             self._map = mmap.mmap(self._file.fileno(), whole)
             self._file.close()  # the mapping keeps it
         self._pieces.clear()
-        begin, end, self.model = self._find()
-        # What stands before it moves over it: nothing at all for clients that send their fields before their files.
-        self._map.move(_ROOM + end - begin, _ROOM, begin - _ROOM)
-        self._start = _ROOM + end - begin
-
-    def _find(self) -> tuple[int, int, str]:
-        """Where the field begins and ends, and what it says."""
-        delimiter = b"--" + self._boundary
-        at = self._map.find(delimiter, _ROOM, _ROOM + len(delimiter) + 2)
-        for _ in range(_MOST_PARTS):
-            head_end = self._map.find(b"\r\n\r\n", at, at + _LONGEST_HEAD) if at >= 0 else -1
-            if head_end < 0:
-                break
-            following = self._map.find(b"\r\n" + delimiter, head_end + 2)
-            if following < 0:
-                raise InvalidRequest("cannot read the form: it is cut off; send all of it")
-            if _FIELD.search(self._map[at:head_end]):
-                return at, following + 2, _name(self._map[head_end + 4 : min(following, head_end + 4 + _LONGEST_NAME)])
-            at = following + 2
+        self._start = _ROOM
+        for name, begin, value, end in self._parts():
+            if name == _MODEL:
+                self.model = _name(self._map[value : min(end - 2, value + _LONGEST_NAME)])
+                self._take_out(begin, end)
+                return
         raise InvalidRequest(
             'cannot tell which model to use: you must name it in the field "model"; GET /v1/models lists them',
             param="model",
         )
 
+    def amend(self, parameters: Parameters) -> None:
+        """What `body` does to the keys of an object, to the fields. A value that isn't a text is written as JSON, a
+        list as several fields. Raises: InvalidRequest."""
+        gone = {*parameters.removals, *parameters.overrides, _MODEL}
+        there = {_MODEL}
+        for name, begin, _, end in self._parts():
+            if name in gone:
+                self._take_out(begin, end)
+            else:
+                there.add(name)
+        defaults = {key: value for key, value in parameters.defaults.items() if key not in there}
+        added = {**defaults, **parameters.overrides}
+        added.pop(_MODEL, None)
+        self._added = b"".join(self._field(key, one) for key, value in added.items() for one in _values(value))
+
+    def _parts(self) -> Iterator[tuple[str, int, int, int]]:
+        """Of each part its name, and where it begins, where its value does, and where the part ends. What stands before
+        the end may be moved meanwhile."""
+        delimiter = b"--" + self._boundary
+        at = self._map.find(delimiter, self._start, self._start + len(delimiter) + 2)
+        for _ in range(_MOST_PARTS):
+            head_end = self._map.find(b"\r\n\r\n", at, at + _LONGEST_HEAD) if at >= 0 else -1
+            if head_end < 0:
+                return
+            following = self._map.find(b"\r\n" + delimiter, head_end + 2)
+            if following < 0:
+                raise InvalidRequest("cannot read the form: it is cut off; send all of it")
+            found = _FIELD.search(self._map[at:head_end])
+            name = "" if found is None else (found[1] or found[2] or b"").decode("utf-8", "replace")
+            yield name, at, head_end + 4, following + 2
+            at = following + 2
+
+    def _take_out(self, begin: int, end: int) -> None:
+        """What stands before it moves over it: nothing at all for clients that send their fields before their files."""
+        moved = begin - self._start
+        self._map.move(end - moved, self._start, moved)
+        self._start = end - moved
+
+    def _field(self, name: str, value: str) -> bytes:
+        about = b'--%b\r\nContent-Disposition: form-data; name="%b"\r\n\r\n%b\r\n'
+        return about % (self._boundary, name.encode(), value.encode())
+
     def size_with(self, name: str) -> int:
         """In bytes, with the model called so."""
-        return len(_NEW) - 4 + len(self._boundary) + len(name.encode()) + len(self._map) - self._start
+        return len(self._field(_MODEL, name)) + len(self._added) + len(self._map) - self._start
 
     def request(self, head: bytes, name: str) -> memoryview:
         """A whole request with this head. Valid until the next one is asked for."""
-        before = head + _NEW % (self._boundary, name.encode())
+        before = head + self._field(_MODEL, name) + self._added
         if len(before) > self._start:
             raise InvalidRequest("cannot forward headers of this size: send fewer")
         begin = self._start - len(before)
         self._map[begin : self._start] = before
         return memoryview(self._map)[begin:]
+
+
+def _values(value: object) -> list[str]:
+    values = value if isinstance(value, list) else [value]
+    return [one if isinstance(one, str) else msgspec.json.encode(one).decode() for one in values]
 
 
 def _name(value: bytes) -> str:

@@ -19,7 +19,7 @@ from llm_router.relay.sink import Sink
 
 
 class Upload(Exchange):
-    """`start_form` instead of `start`. The model's `parameters` are about JSON and don't apply."""
+    """`start_form` instead of `start`. The form knows the model's `parameters` already, where it has any."""
 
     __slots__ = ("_form",)
 
