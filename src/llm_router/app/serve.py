@@ -233,6 +233,7 @@ class _Server(uvicorn.Server):
         self._prepare = prepare
         self._started = started
         self._stopping = stopping
+        self._signalled = asyncio.Event()
         self._loop = asyncio.get_running_loop()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -242,6 +243,10 @@ class _Server(uvicorn.Server):
         if not self.should_exit:
             self._started()
 
+    async def main_loop(self) -> None:
+        await self.on_tick(0)
+        await self._signalled.wait()  # uvicorn's own looks for it ten times a second: most of what idling costs
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.should_exit:
             _log.info("stopping now")
@@ -249,7 +254,11 @@ class _Server(uvicorn.Server):
             return
         _log.info("%s: finishing what runs; once more to stop now", signal.Signals(sig).name)
         self.should_exit = True
-        self._loop.call_soon_threadsafe(self._stopping)  # a signal may arrive in the middle of anything
+        self._loop.call_soon_threadsafe(self._stop)  # a signal may arrive in the middle of anything
+
+    def _stop(self) -> None:
+        self._signalled.set()
+        self._stopping()
 
 
 def _calm_the_collector() -> None:
