@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 from test_replies import DONE, FINISH, JSON_HEAD, SSE_HEAD, TOKEN, USAGE, ok
-from wire import Bench, Ended, chunked, read_request, reply
+from wire import LIMIT, Bench, Ended, chunked, read_request, reply
 
 from llm_router.errors import NoRoom
 from llm_router.relay.request import Kind
@@ -34,6 +34,26 @@ async def test_an_answer_in_one_piece_has_its_tokens_and_times(bench: Bench) -> 
     assert (ended.model, ended.kind, ended.outcome) == ("m", Kind.CHAT, "completed")
     assert (ended.prompt_n, ended.completion_n, ended.first_at, ended.rate) == (7, 5, 0.0, 0.0)
     assert 0 < ended.since <= ended.sent_at < ended.now
+
+
+async def test_its_client_and_its_server_are_known(bench: Bench) -> None:
+    bench.upstream.script = reply(ok(COUNTED))
+    client = await bench.client()
+    client.chat(headers="traceparent: 00-1-2-01\r\n")
+    await client.answer()
+    ended = await only(bench)
+    assert ended.client.fields[b"traceparent"] == b"00-1-2-01"
+    assert ended.upstream is not None
+    assert ended.upstream.model == "m"
+
+
+async def test_what_was_refused_before_it_was_here_took_no_time(bench: Bench) -> None:
+    client = await bench.client()
+    client.post("/v1/chat/completions", b"x" * (LIMIT + 1))
+    await client.answer()
+    ended = await only(bench)
+    assert (ended.outcome, ended.upstream) == ("request_too_large", None)
+    assert ended.since == ended.now
 
 
 async def test_the_tokens_of_an_answer_that_is_rewritten_are_counted_too(bench: Bench) -> None:

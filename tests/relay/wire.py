@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from llm_router.errors import LlmRouterError
+from llm_router.relay.headers import RequestHead
 from llm_router.relay.lease import Upstream, Waiter
 from llm_router.relay.request import Kind
 from llm_router.relay.status_text import Progress
@@ -97,6 +98,8 @@ class Ended:
     prompt_n: int
     completion_n: int
     rate: float
+    client: RequestHead
+    upstream: Upstream | None
 
 
 class FakeRecorder:
@@ -117,8 +120,11 @@ class FakeRecorder:
         prompt_n: int,
         completion_n: int,
         rate: float,
+        client: RequestHead,
+        upstream: Upstream | None,
     ) -> None:
-        ended = Ended(model, kind, outcome, since, sent_at, first_at, now, prompt_n, completion_n, rate)
+        times = since, sent_at, first_at, now
+        ended = Ended(model, kind, outcome, *times, prompt_n, completion_n, rate, client, upstream)
         self.ended_requests.append(ended)
         self.heard.set()
 

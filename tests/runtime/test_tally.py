@@ -13,6 +13,7 @@ from test_supervisor import Runtime, runtime  # noqa: F401 -- the fixture
 from llm_router.core.commands import StartInstance, StopInstance
 from llm_router.core.decisions import Action, Decision
 from llm_router.core.events import InstanceAdopted, InstanceGone, InstanceReady
+from llm_router.relay.headers import RequestHead
 from llm_router.relay.request import Kind
 from llm_router.runtime.tally import Histogram, Loaded, Phase, Requests, Switches
 
@@ -27,7 +28,8 @@ def ended(
 ) -> None:
     times = {"since": 100.0, "sent_at": 100.001, "first_at": 0.0, "now": 103.0}
     figures = {"prompt_n": 0, "completion_n": 0, "rate": 0.0}
-    requests.ended(model, kind, outcome, *({**times, **figures, **more}).values())  # type: ignore[arg-type]
+    numbers = {**times, **figures, **more}
+    requests.ended(model, kind, outcome, *numbers.values(), RequestHead([]), None)  # type: ignore[arg-type]
 
 
 def test_a_value_on_a_bound_counts_for_it() -> None:

@@ -403,17 +403,20 @@ class Exchange:
             if figures is not None:
                 prompt_n, completion_n = figures.usage["prompt_tokens"], figures.usage["completion_tokens"]
                 rate = figures.timings["predicted_per_second"]
+        now = monotonic()
         recorder.ended(
             "" if asked is None else asked.model.name,
             self._target.kind,
             outcome,
-            self._since,
+            self._since or now,  # one that was refused, or given up, before it was here
             self._sent_at,
             first_at,
-            monotonic(),
+            now,
             prompt_n,
             completion_n,
             rate,
+            self._client,
+            self._upstream,
         )
 
     def _head(self, status: int, headers: Headers, length: int | None) -> None:

@@ -1,9 +1,12 @@
-"""What the relay tells about each request when it is over. Implemented by `runtime.tally`, which counts it."""
+"""What the relay tells about each request when it is over. Implemented by `runtime.tally`, which counts it,
+and `runtime.traces`."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
+from llm_router.relay.headers import RequestHead
+from llm_router.relay.lease import Upstream
 from llm_router.relay.request import Kind
 
 COMPLETED, CANCELLED, SERVER_REFUSED, UPSTREAM_ERROR = "completed", "cancelled", "server_refused", "upstream_error"
@@ -24,6 +27,8 @@ class Recorder(Protocol):
         prompt_n: int,
         completion_n: int,
         rate: float,
+        client: RequestHead,
+        upstream: Upstream | None,
     ) -> None:
         """A request is over, and its client has all that it gets.
 
@@ -32,7 +37,8 @@ class Recorder(Protocol):
         `UPSTREAM_ERROR`: with one of its own; else the code of the router's error.
         Times are monotonic seconds: `since`: the request was here, whole; `sent_at`: it went to the server, 0.0: never;
         `first_at`: the first token of a stream came, 0.0: none did. Counts are tokens, 0 where nobody counts.
-        `rate`: tokens a second of a stream, 0.0: unknown.
+        `rate`: tokens a second of a stream, 0.0: unknown. `client`: its headers. `upstream`: the server it was granted
+        last; None: it never was.
         """
 
     def replayed(self, model: str) -> None:

@@ -15,6 +15,8 @@ from llm_router.core.commands import Command, StartInstance, StopInstance, WakeI
 from llm_router.core.decisions import Action, Decision
 from llm_router.core.events import Event, InstanceAdopted, InstanceGone, InstanceParked, InstanceReady
 from llm_router.history.base import RequestRecord
+from llm_router.relay.headers import RequestHead
+from llm_router.relay.lease import Upstream
 from llm_router.relay.request import Kind
 
 # Upper bounds, in seconds and tokens a second. From a small embedding to an answer of a reasoning model.
@@ -118,6 +120,8 @@ class Requests:
         prompt_n: int,
         completion_n: int,
         rate: float,
+        client: RequestHead,
+        upstream: Upstream | None,
     ) -> None:
         tally = self.models[model]
         if kind is Kind.CHAT:
