@@ -26,7 +26,8 @@ from llm_router.core.specs import ModelSpec, PolicySpec
 from llm_router.relay.headers import RequestHead
 from llm_router.relay.request import Kind
 from llm_router.runtime.status import DeviceStatus
-from llm_router.runtime.tally import Requests, Switches
+from llm_router.runtime.switches import Switches
+from llm_router.runtime.tally import Requests
 
 DOCS = Path(__file__).parents[2] / "docs"
 REFERENCE = DOCS / "reference" / "metrics.md"

@@ -1,5 +1,5 @@
-"""`GET /metrics`: what Prometheus reads. Counterparts: `runtime.tally`, which counts; the scheduler's snapshot, which
-says what is true now.
+"""`GET /metrics`: what Prometheus reads. Counterparts: `runtime.tally` and `runtime.switches`, which count; the
+scheduler's snapshot, which says what is true now.
 
 Everything is read at the scrape. What each metric means stands here once: the reference page is held against it.
 """
@@ -21,7 +21,8 @@ from llm_router.api.catalog import Catalog
 from llm_router.core.views import InstanceState
 from llm_router.runtime.status import DeviceStatus
 from llm_router.runtime.supervisor import Supervisor
-from llm_router.runtime.tally import Histogram, ModelTally, Requests, Switches
+from llm_router.runtime.switches import Switches
+from llm_router.runtime.tally import Histogram, ModelTally, Requests
 
 _MIB = 1024**2
 _STATES = ("unloaded", *(state.value for state in InstanceState), "failed")

@@ -1,5 +1,5 @@
-"""What the relay tells about each request when it is over. Implemented by `runtime.tally`, which counts it,
-and `runtime.traces`."""
+"""What the relay tells about each request when it is over. Implemented by `runtime.tally`, which counts it, and by
+`runtime.traces`."""
 
 from __future__ import annotations
 

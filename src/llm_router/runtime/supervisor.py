@@ -55,7 +55,8 @@ from llm_router.runtime.loop import Handle
 from llm_router.runtime.memory import MemoryWatch
 from llm_router.runtime.patience import Outlook
 from llm_router.runtime.status import DeviceStatus, device_statuses
-from llm_router.runtime.tally import Requests, Switches
+from llm_router.runtime.switches import Switches
+from llm_router.runtime.tally import Requests
 from llm_router.runtime.tasks import Tasks
 
 _log = logging.getLogger(__name__)

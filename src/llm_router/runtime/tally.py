@@ -1,19 +1,15 @@
-"""Counts what has happened: requests as the relay reports them, and switches as the scheduler orders them.
+"""Counts the requests that are over, as the relay reports them.
 
-Counterpart: `api.metrics`, which shows it. Plain numbers without locks or labels, because counting is part of the hot
-path: everything is counted and read on the event loop.
+Counterparts: `switches`, which counts those; `api.metrics`, which shows it. Plain numbers without locks or labels,
+because counting is part of the hot path: everything is counted and read on the event loop.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from enum import Enum
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 
-from llm_router.core.commands import Command, StartInstance, StopInstance, WakeInstance
-from llm_router.core.decisions import Action, Decision
-from llm_router.core.events import Event, InstanceAdopted, InstanceGone, InstanceParked, InstanceReady
 from llm_router.history.base import RequestRecord
 from llm_router.relay.headers import RequestHead
 from llm_router.relay.lease import Upstream
@@ -24,9 +20,8 @@ DURATIONS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.
 FIRST_TOKENS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0)
 WAITS_S = (0.01, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0)
 RATES = (1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 60.0, 80.0, 100.0, 150.0, 200.0, 400.0)
-_NO_WAIT_S = WAITS_S[0]
+NO_WAIT_S = WAITS_S[0]  # a shorter wait is none
 _KEPT = 2000
-PHASES_S = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0)
 
 
 class Histogram:
@@ -134,7 +129,7 @@ class Requests:
         durations.total += took_s
         if sent_at:
             waited_s = sent_at - since
-            if waited_s > _NO_WAIT_S:
+            if waited_s > NO_WAIT_S:
                 tally.waits.observe(waited_s)
             else:
                 tally.waits.counts[0] += 1
@@ -149,111 +144,3 @@ class Requests:
 
     def replayed(self, model: str) -> None:
         self.models[model].replays += 1
-
-
-class Phase(Enum):
-    """Of a switch. DRAIN: the model that leaves finishes its open requests. STOP: its server gives the memory back.
-    ROOM: the next one waits until that memory is really free. LOAD: its server starts and loads. WAKE: it was parked,
-    and takes its memory again."""
-
-    DRAIN = "drain"
-    STOP = "stop"
-    ROOM = "room"
-    LOAD = "load"
-    WAKE = "wake"
-
-
-class Loaded(Enum):
-    """How the start of an instance, or waking it, ended. CANCELLED: it was told to leave before it was ready."""
-
-    READY = "ready"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
-
-_EVICTIONS = (Action.EVICTED, Action.TURN_ENDED)
-_DEPARTURES = (*_EVICTIONS, Action.LEFT)
-
-
-class Switches:
-    """`loads`, `wakes`: by model and outcome. `parks`: by model, those that worked. `evictions`: by model, to make room
-    for another. `crashes`: by model, of instances that were ready. `phases`: how long each took.
-
-    `now`: monotonic seconds. `decisions`: of the scheduler about a model. `room_s`: how long an instance has waited for
-    memory.
-    """
-
-    def __init__(
-        self,
-        *,
-        now: Callable[[], float],
-        decisions: Callable[[str], Sequence[Decision]],
-        room_s: Callable[[int], float],
-    ) -> None:
-        self._now = now
-        self._decisions = decisions
-        self._room_s = room_s
-        self.loads: Counter[tuple[str, Loaded]] = Counter()
-        self.wakes: Counter[tuple[str, Loaded]] = Counter()
-        self.parks: Counter[str] = Counter()
-        self.evictions: Counter[str] = Counter()
-        self.crashes: Counter[str] = Counter()
-        self.phases = {phase: Histogram(PHASES_S) for phase in Phase}
-        self._models: dict[int, tuple[str, float]] = {}  # of the instances that there are, and since when
-        self._starting: set[int] = set()
-        self._waking: dict[int, float] = {}
-        self._stopping: dict[int, float] = {}
-
-    def commanded(self, command: Command) -> None:
-        match command:
-            case StartInstance(instance=instance, model=model):
-                self._models[instance] = model, self._now()
-                self._starting.add(instance)
-            case WakeInstance(instance=instance):
-                self._waking[instance] = self._now()
-            case StopInstance(instance=instance) if instance in self._models and instance not in self._stopping:
-                self._stopping[instance] = self._now()
-                self._note_departure(instance)
-
-    def reported(self, event: Event) -> None:
-        match event:
-            case InstanceAdopted(instance=instance, model=model):
-                self._models[instance] = model, self._now()
-            case InstanceReady(instance=instance) if instance in self._starting:
-                self._starting.discard(instance)
-                model, since = self._models[instance]
-                room_s = self._room_s(instance)
-                self.loads[model, Loaded.READY] += 1
-                self.phases[Phase.ROOM].observe(room_s)
-                self.phases[Phase.LOAD].observe(self._now() - since - room_s)
-            case InstanceReady(instance=instance) if instance in self._waking:
-                waking_since = self._waking.pop(instance)
-                self.wakes[self._models[instance][0], Loaded.READY] += 1
-                self.phases[Phase.WAKE].observe(self._now() - waking_since)
-            case InstanceParked(instance=instance) if instance in self._models:
-                self.parks[self._models[instance][0]] += 1
-            case InstanceGone(instance=instance) if instance in self._models:
-                self._note_end(event)
-
-    def _note_departure(self, instance: int) -> None:
-        """Why and since when it was to leave is in the last decision about it; none since its start: nobody decided."""
-        model, since = self._models[instance]
-        last = next((one for one in reversed(self._decisions(model)) if one.action in _DEPARTURES), None)
-        if last is None or last.at < since:
-            return
-        if last.action in _EVICTIONS:
-            self.evictions[model] += 1
-        self.phases[Phase.DRAIN].observe(self._now() - last.at)
-
-    def _note_end(self, event: InstanceGone) -> None:
-        model, _ = self._models.pop(event.instance)
-        stopping_since = self._stopping.pop(event.instance, None)
-        if event.instance in self._starting:
-            self._starting.discard(event.instance)
-            self.loads[model, Loaded.CANCELLED if event.error is None else Loaded.FAILED] += 1
-        elif self._waking.pop(event.instance, None) is not None:
-            self.wakes[model, Loaded.CANCELLED if event.error is None else Loaded.FAILED] += 1
-        elif event.error is not None:
-            self.crashes[model] += 1
-        if stopping_since is not None:
-            self.phases[Phase.STOP].observe(self._now() - stopping_since)
