@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -292,6 +293,38 @@ async def test_a_folder_that_cannot_be_used_has_the_same_substitute_each_time(tm
     await adopted.stop(AT_ONCE)
     second.close()
     reap(started.pid)
+
+
+@pytest.mark.parametrize("what", ["became a file", "is empty"])
+async def test_of_a_lost_folder_what_still_runs_is_ended_rather_than_loaded_a_second_time(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, what: str
+) -> None:
+    folder = tmp_path / "state"
+    killed_router(folder)
+    (entry,) = (json.loads(path.read_text()) for path in (folder / "instances").glob("*.json"))
+    shutil.rmtree(folder)
+    if what == "became a file":
+        folder.write_text("")
+    launcher, found = await successor(folder)
+    launcher.close()
+    assert found == []
+    assert not is_alive(entry["pid"])
+    assert "the state folder that knew it is gone" in caplog.text
+
+
+@pytest.mark.parametrize("what", ["became a file", "is empty"])
+async def test_of_a_lost_folder_nothing_is_ended_while_its_router_runs(
+    launcher: ProcessLauncher, tmp_path: Path, what: str
+) -> None:
+    folder = tmp_path / "state"
+    process = await launcher.start(fake_spec(), identity())
+    shutil.rmtree(folder)
+    if what == "became a file":
+        folder.write_text("")
+    second, found = await successor(folder)
+    second.close()
+    assert found == []
+    assert not process.exited.done()
 
 
 async def test_a_substitute_that_others_can_write_is_not_trusted(

@@ -15,7 +15,7 @@ import re
 import secrets
 import signal
 import subprocess
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -29,9 +29,11 @@ from llm_router.launchers.output import LogFile
 from llm_router.launchers.places import Places
 from llm_router.launchers.remains import Remains
 from llm_router.launchers.remedies import next_step
-from llm_router.launchers.state import StateFolder, abandoned, open_state
+from llm_router.launchers.state import StateFolder, abandoned, forgotten, open_state
 
 log = logging.getLogger(__name__)
+
+_Carriers = dict[str, list[procfs.Stat]]
 
 _OURS_ALONE = frozenset(
     {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "CREDENTIALS_DIRECTORY", "INVOCATION_ID", "LLM_ROUTER_KEY"}
@@ -83,17 +85,24 @@ class ProcessLauncher:
         """See `launchers.base`. Call it once, before the first start. Waits until what it ends is gone."""
         adopted: list[Process] = []
         ending: list[Awaitable[None]] = []
+        carriers = _carriers()
         for state in self._places.inherited():
-            carriers = _carriers(state)
             for entry in Ledger(state.instances).entries():
                 process = self._adopted(entry, carriers.pop(entry.token, []))
                 if process is None:
                     ending.append(self._ended(state, entry))
                 else:
                     adopted.append(process)
-            ending += [_ended_token(token) for token in carriers]
-        ending += [self._cleared(state) for state in abandoned(self._places.main)]
+            ending += _ended_unknown(state, carriers)
+        shared = list(abandoned(self._places.main))
+        for state in shared:
+            ending += self._cleared(state, carriers)
+        for token in forgotten(self._places.main, carriers):
+            log.warning("cannot take over what an earlier router started: the state folder that knew it is gone")
+            ending.append(_ended_token(token, carriers[token]))
         await asyncio.gather(*ending)
+        for state in shared:
+            state.close()
         return adopted
 
     def _adopted(self, entry: Entry, carrying: Sequence[procfs.Stat]) -> Process | None:
@@ -105,14 +114,12 @@ class ProcessLauncher:
             self._remember(living)
         return self._own(living, output, is_child=False)
 
-    async def _cleared(self, state: StateFolder) -> None:
+    def _cleared(self, state: StateFolder, carriers: _Carriers) -> Iterator[Awaitable[None]]:
         """What a router left that shared our folder: it isn't coming back for it."""
-        carriers = _carriers(state)
-        entries = Ledger(state.instances).entries()
-        for entry in entries:
+        for entry in Ledger(state.instances).entries():
             carriers.pop(entry.token, None)
-        await asyncio.gather(*(self._ended(state, entry) for entry in entries), *map(_ended_token, carriers))
-        state.close()
+            yield self._ended(state, entry)
+        yield from _ended_unknown(state, carriers)
 
     def close(self) -> None:
         """Let go of what still runs, without stopping it, and of the state folder. Idempotent."""
@@ -203,17 +210,25 @@ class ProcessLauncher:
         self._forget(state, entry)
 
 
-async def _ended_token(token: str) -> None:
+def _ended_unknown(state: StateFolder, carriers: _Carriers) -> Iterator[Awaitable[None]]:
+    """Of this folder, and in none of its entries. Takes them out of `carriers`."""
+    for token in [token for token in carriers if token.startswith(f"{state.id}:")]:
+        yield _ended_token(token, carriers.pop(token))
+
+
+async def _ended_token(token: str, carrying: Sequence[procfs.Stat]) -> None:
     log.warning("ending processes of an instance that the ledger doesn't know (%s)", token)
-    await Remains(partial(procfs.members, 0, 0, TOKEN_VARIABLE, token), kill=True).gone
+    leader = _leader(carrying)
+    group, started = (leader.pid, leader.started) if leader else (0, 0)
+    await Remains(partial(procfs.members, group, started, TOKEN_VARIABLE, token), kill=True).gone
 
 
-def _carriers(state: StateFolder) -> dict[str, list[procfs.Stat]]:
-    """Living processes by the token of this state folder that they carry."""
-    found: dict[str, list[procfs.Stat]] = {}
+def _carriers() -> _Carriers:
+    """Living processes by the token that they carry, of whichever router."""
+    found: _Carriers = {}
     for pid in procfs.pids():
         token = procfs.environment_value(pid, TOKEN_VARIABLE)
-        if token is None or not token.startswith(f"{state.id}:") or pid == os.getpid():
+        if token is None or pid == os.getpid():
             continue
         stat = procfs.read_stat(pid)
         if stat is not None and stat.is_alive:
@@ -228,8 +243,12 @@ def _identify(entry: Entry, carrying: Sequence[procfs.Stat]) -> Entry | None:
         stat = procfs.read_stat(entry.pid)
         is_same = stat is not None and stat.is_alive and stat.started == entry.started
         return entry if is_same and entry.boot == procfs.boot_id() else None
-    leader = next((stat for stat in carrying if stat.pid == stat.session), None)
+    leader = _leader(carrying)
     return entry.completed(leader.pid, leader.started) if leader else None
+
+
+def _leader(carrying: Sequence[procfs.Stat]) -> procfs.Stat | None:
+    return next((stat for stat in carrying if stat.pid == stat.session), None)
 
 
 def _inherited() -> dict[str, str]:

@@ -7,6 +7,7 @@ simply isn't there. Zombies count as gone: nothing of them but their number is l
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 from collections.abc import Iterator
@@ -184,14 +185,16 @@ def _listening(table: Path, port: int) -> Iterator[str]:
 
 
 def _sockets(pid: int) -> set[str]:
+    return {target[8:-1] for target in open_files(pid) if target.startswith("socket:[")}
+
+
+def open_files(pid: int) -> set[str]:
+    """What the process has open: paths, `socket:[INODE]` and the like, as far as it may be seen."""
     found = set()
-    try:
+    with contextlib.suppress(OSError):
         for entry in (PROC / str(pid) / "fd").iterdir():
-            target = str(entry.readlink())
-            if target.startswith("socket:["):
-                found.add(target[8:-1])
-    except OSError:
-        pass
+            with contextlib.suppress(OSError):  # closed meanwhile
+                found.add(str(entry.readlink()))
     return found
 
 

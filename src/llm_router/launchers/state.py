@@ -19,9 +19,10 @@ import shutil
 import stat
 import tempfile
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from llm_router.launchers import procfs
 from llm_router.launchers.remedies import next_step
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,9 @@ _MEMORY = Path("/dev/shm")  # noqa: S108 -- only a folder there that is ours alo
 
 class StateFolder:
     """One router's own, locked. `id` marks the processes started from this folder, so that routers with different
-    folders never touch each other's. `base`: the folder that routers share; `path`: this one, or one inside it.
+    folders never touch each other's; it begins with what stands for the place, so that they are known even where the
+    folder is lost. `base`: the folder that routers share; `path`: this one, or one inside it. `instead_of`: the base
+    that couldn't be used.
 
     Raises: BlockingIOError where another router is using it; OSError where it can't be used at all.
     """
@@ -43,6 +46,7 @@ class StateFolder:
     def __init__(self, path: Path, base: Path) -> None:
         self.path = path
         self.base = base
+        self.instead_of: Path | None = None
         self.logs = path / "logs"
         self.instances = path / "instances"
         for folder in (path, self.logs, self.instances):
@@ -50,7 +54,7 @@ class StateFolder:
         fd = _opened(path / "lock")
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self.id = _read_id(path / "id")
+            self.id = _read_id(path / "id", _short(base))
         except OSError:
             os.close(fd)
             raise
@@ -94,8 +98,10 @@ def open_state(path: Path) -> StateFolder:
         else:
             if state.path != path:
                 log.warning("this router's state is kept in %s", state.path)
+            state.instead_of = None if state.base == path else path
             return state
     state = _fresh()
+    state.instead_of = path
     log.warning("this router's state is kept in %s: models will not survive a restart", state.path)
     return state
 
@@ -104,7 +110,7 @@ def open_spare(state: StateFolder, *, only_found: bool = False) -> StateFolder |
     """A folder in memory for what `state` refuses, always the same. None: there is none, or with `only_found` none was
     made by an earlier router."""
     for parent in (_MEMORY, Path(tempfile.gettempdir())):
-        base = parent / f"{_substitute_for(state.path).name}-spare"
+        base = parent / f"{_substitute_for(state.instead_of or state.path).name}-spare"
         if only_found and not (base / "id").exists():
             continue
         with contextlib.suppress(OSError):
@@ -119,6 +125,29 @@ def abandoned(state: StateFolder) -> Iterator[StateFolder]:
             if path != state.path and (path / "id").exists():
                 with contextlib.suppress(OSError):
                     yield StateFolder(path, base)
+
+
+def forgotten(state: StateFolder, tokens: Iterable[str]) -> list[str]:
+    """Those of `tokens` that were given from this place, or from the one that this is instead of, and that no folder
+    there knows: it was emptied, or can't be used any more. None while another router runs that has files there."""
+    place = state.instead_of or state.base
+    known = tuple(f"{text}:" for folder in _folders(place) if (text := _known_id(folder / "id")))
+    found = [token for token in tokens if token.startswith(f"{_short(place)}-") and not token.startswith(known)]
+    return [] if found and _is_in_use(place, state) else found
+
+
+def _is_in_use(place: Path, state: StateFolder) -> bool:
+    """By another router: asked of the files that are open, since nothing in the folder can be."""
+    locks = {f"{folder}/lock{suffix}" for folder in _folders(place.resolve()) for suffix in ("", " (deleted)")}
+    own = {str(state.path.resolve() / "lock")}
+    return any(procfs.open_files(pid) & (locks - own if pid == os.getpid() else locks) for pid in procfs.pids())
+
+
+def _known_id(path: Path) -> str:
+    """Empty: none that can be read."""
+    with contextlib.suppress(OSError):
+        return path.read_text().strip()
+    return ""
 
 
 def _folders(base: Path) -> list[Path]:
@@ -159,8 +188,11 @@ def _fresh() -> StateFolder:
 
 
 def _substitute_for(path: Path) -> Path:
-    name = hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:8]
-    return Path(tempfile.gettempdir()) / f"llm-router-{os.getuid()}-{name}"
+    return Path(tempfile.gettempdir()) / f"llm-router-{os.getuid()}-{_short(path)}"
+
+
+def _short(path: Path) -> str:
+    return hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:8]
 
 
 def _opened(lock: Path) -> int:
@@ -173,13 +205,13 @@ def _opened(lock: Path) -> int:
         return os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
 
 
-def _read_id(path: Path) -> str:
+def _read_id(path: Path, place: str) -> str:
     """Written once: a moved folder keeps its processes."""
     with contextlib.suppress(FileNotFoundError):
         if text := path.read_text().strip():
             return text
     scratch = path.with_suffix(".tmp")
-    text = secrets.token_hex(8)
+    text = f"{place}-{secrets.token_hex(8)}"
     scratch.write_text(text)
     scratch.replace(path)
     return text
