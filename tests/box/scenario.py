@@ -141,8 +141,7 @@ def log() -> str:
 
 
 def loads() -> list[dict]:
-    argv = ("llm-router", "history", "--json", "-n", "1000", "--config", str(CONFIG))
-    return json.loads(run(*argv, STATE_DIRECTORY=str(STATE)))["loads"]
+    return json.loads(run("llm-router", "history", "--json", "-n", "1000"))["loads"]
 
 
 def script(name: str, model: str, before: str = "", options: str = "-c 1024") -> str:

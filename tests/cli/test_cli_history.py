@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -89,3 +91,15 @@ def test_programs_get_all_that_is_known_of_a_request(written: str) -> None:
 def test_an_empty_history_is_no_mistake(config: str) -> None:
     assert run("--config", config) == ""
     assert json.loads(run("--json", "--config", config)) == {"loads": []}
+
+
+def test_who_may_not_look_into_the_state_folder_is_told_to_ask_as_root(
+    config: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: Path) -> bool:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "exists", refused)  # root, who may run this, is refused nothing
+    result = CliRunner().invoke(app, ["history", "--config", config])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "Permission denied; ask as root" in result.stderr

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pydantic
@@ -239,6 +242,42 @@ def test_state_goes_where_it_was_told_else_to_systemds_folder_else_to_the_users(
     assert one_model().state_folder == Path("/var/lib/llm-router")
     told = {"state_dir": "/data", "models": {"m": {"backend": "openai", "url": "http://x"}}}
     assert Config.model_validate(told).state_folder == Path("/data")
+
+
+def test_what_is_asked_by_hand_with_the_machines_configuration_is_asked_of_its_service(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load_module = sys.modules[check.__module__]
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "mine"))
+    monkeypatch.delenv("STATE_DIRECTORY", raising=False)
+    monkeypatch.setattr(load_module, "_SYSTEM", tmp_path / "etc")
+    monkeypatch.setattr(load_module, "_SYSTEM_STATE", tmp_path / "var")
+    machines, other = written(tmp_path / "etc", ONE_LINE), written(tmp_path / "elsewhere", ONE_LINE)
+    assert load(machines).state_folder == tmp_path / "mine" / "llm-router", "no service was ever installed"
+    (tmp_path / "var").mkdir()
+    assert load(machines).state_folder == tmp_path / "var"
+    assert load(other).state_folder == tmp_path / "mine" / "llm-router"
+    assert load(machines, overrides={"state_dir": "/data"}).state_folder == Path("/data")
+    monkeypatch.setenv("STATE_DIRECTORY", "/var/lib/another")
+    assert load(machines).state_folder == Path("/var/lib/another"), "a service's own word goes before"
+
+
+def test_where_one_may_not_look_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Path, "stat", refusing(Path.stat))
+    with pytest.raises(ConfigUnreadable, match=r"cannot look for config/router_config\.json: Permission denied"):
+        find()
+
+
+def refusing(stat: Callable[..., os.stat_result]) -> Callable[..., os.stat_result]:
+    """As a closed folder does for everyone but root."""
+
+    def refused(path: Path, **options: bool) -> os.stat_result:
+        if path.parent.name == "config":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return stat(path, **options)
+
+    return refused
 
 
 def test_what_can_be_parked_is_parked_unless_it_says_otherwise() -> None:

@@ -6,6 +6,7 @@ All mistakes are found in one go. Nothing here knows the backends: their kinds c
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from llm_router.config.text import BadSyntax, Text, parse
 from llm_router.errors import ConfigError
 
 _SYSTEM = Path("/etc/llm-router")
+_SYSTEM_STATE = Path("/var/lib/llm-router")
 _NAMES = ("router_config.json", "router_config.yaml", "router_config.yml")
 
 
@@ -40,7 +42,7 @@ class Examined:
 def find(explicit: Path | None = None) -> Path:
     """The configuration file: `explicit`, else the first in ./config, the user's and the system's folder.
 
-    Raises: ConfigUnreadable naming every place that was looked at.
+    Raises: ConfigUnreadable naming every place that was looked at, or the one that may not be.
     """
     if explicit is not None:
         return explicit
@@ -52,13 +54,24 @@ def find(explicit: Path | None = None) -> Path:
     ]
     for folder in folders:
         for name in _NAMES:
-            if (folder / name).is_file():
+            if _is_file(folder / name):
                 return folder / name
     places = "\n".join(f"  {folder}/{_NAMES[0]} (or .yaml)" for folder in dict.fromkeys(folders))
     raise ConfigUnreadable(
         f"cannot find a configuration file; these places were looked at:\n{places}\n"
         "write one there, name one with --config, or try the router with `llm-router demo`"
     )
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except PermissionError as error:
+        raise ConfigUnreadable(
+            f"cannot look for {path}: {error.strerror}; ask as root, or name a readable file with --config"
+        ) from error
+    except OSError:
+        return False
 
 
 def load(path: Path, *, overrides: Mapping[str, object] | None = None, kinds: Collection[str] | None = None) -> Config:
@@ -110,7 +123,7 @@ def examine(
     expanded = environment.expand(text.data, os.environ, mistakes)
     assert isinstance(expanded, dict)
     expanded.pop("$schema", None)  # for editors
-    data = files.absolute(expanded, path.parent.resolve()) | dict(overrides or {})
+    data = _state_of_the_service(path) | files.absolute(expanded, path.parent.resolve()) | dict(overrides or {})
     config, refused = _validated(data)
     conflicts = [*rules.conflicts(data), *groups.conflicts(data)]
     # The schema names conflicts too, but all in one; that counts only where the plain data didn't show them.
@@ -124,6 +137,12 @@ def examine(
     if config is not None:
         found += _located(room.misfits(config, devices), path, text, fatal=False)
     return Examined(config=None if mistakes else config, problems=sorted(found, key=lambda problem: problem.line))
+
+
+def _state_of_the_service(path: Path) -> dict[str, object]:
+    """What is asked by hand with the machine's configuration is asked of its service, whose state isn't the asker's."""
+    is_for_the_machine = path.parent.resolve() == _SYSTEM.resolve() and _SYSTEM_STATE.is_dir()
+    return {"state_dir": str(_SYSTEM_STATE)} if is_for_the_machine and "STATE_DIRECTORY" not in os.environ else {}
 
 
 def _read(path: Path) -> str:

@@ -264,8 +264,8 @@ class Config(_Section):
     """What happens to loaded models when the router ends. `leave` keeps them running, and the next start adopts
     them."""
     state_dir: Path | None = None
-    """Folder for logs and for the list of running servers. Without it the user's state folder, or the one systemd
-    assigns."""
+    """Folder for logs, history and the list of running servers. Without it the one that systemd assigns, or the user's
+    state folder; of a configuration in `/etc/llm-router` it is `/var/lib/llm-router`, where that is there."""
 
     _canonical: dict[str, str] = PrivateAttr(default_factory=dict)
 

@@ -41,9 +41,9 @@ def requests(path: Path, *, model: str | None, count: int) -> list[RequestRecord
 def _rows(
     path: Path, table: str, columns: Sequence[str], condition: str, model: str | None, count: int
 ) -> list[tuple[Any, ...]]:
-    if not path.exists():
-        return []
     try:
+        if not path.exists():
+            return []
         uri = f"{path.resolve().as_uri()}?mode=ro"
         with closing(sqlite3.connect(uri, uri=True, timeout=_PATIENCE_S)) as connection:
             sql = (
@@ -51,6 +51,8 @@ def _rows(
                 f"WHERE {condition} AND (?1 IS NULL OR model = ?1) ORDER BY id DESC LIMIT ?2"
             )
             return list(reversed(connection.execute(sql, (model, count)).fetchall()))
+    except PermissionError as error:
+        raise LlmRouterError(f"cannot read the history in {path}: {error.strerror}; ask as root") from error
     except sqlite3.Error as error:
         raise LlmRouterError(
             f"cannot read the history in {path}: {error}; the router itself goes on without"
