@@ -8,7 +8,7 @@ import pytest
 
 from llm_router.doctor.engines import Said
 from llm_router.doctor.finding import Verdict
-from llm_router.doctor.rights import Rule, rights
+from llm_router.doctor.rights import Rule, TooOld, rights
 
 FILE = "/etc/polkit-1/rules.d/50-llm-router.rules"
 LOADED = "LoadState=loaded\nActiveState=active\n"
@@ -27,6 +27,7 @@ def found(
     polkit: str = LOADED,
     router: str = AS_SERVICE,
     own: Sequence[str] = (),
+    too_old: TooOld | None = None,
 ) -> list[tuple[str, Verdict, str, str]]:
     """`own`: units of the user's manager."""
 
@@ -38,7 +39,7 @@ def found(
         known = {"polkit.service": polkit, "llm-router.service": router}
         return Said(status=0, output=known.get(unit, LOADED))
 
-    return [(one.about, one.verdict, one.message, one.remedy) for one in rights(UNITS, rule, me, ask)]
+    return [(one.about, one.verdict, one.message, one.remedy) for one in rights(UNITS, rule, me, ask, too_old=too_old)]
 
 
 def test_a_rule_for_exactly_the_units_of_the_configuration_is_well() -> None:
@@ -81,6 +82,19 @@ def test_who_may_not_read_the_rule_is_told_to_look_as_root() -> None:
 def test_without_polkit_no_rule_helps(state: str) -> None:
     about, verdict, _, remedy = found(rule(*UNITS), polkit=state)[0]
     assert (about, verdict, bool(remedy)) == ("polkit", Verdict.PROBLEM, True)
+
+
+def test_with_a_polkit_that_knows_no_rules_none_helps_however_it_is_written() -> None:
+    old = TooOld(version="0.105", remedy="install with --user")
+    assert found(rule(*UNITS), too_old=old) == [
+        (
+            "polkit",
+            Verdict.PROBLEM,
+            "0.105 can't tell one unit from another: llm-router can't start sglang.service, tabbyapi.service",
+            "install with --user",
+        )
+    ]
+    assert found(rule(*UNITS), own=UNITS, too_old=old) == []
 
 
 def test_root_and_ones_own_manager_need_no_rule() -> None:

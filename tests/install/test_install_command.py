@@ -97,6 +97,25 @@ def test_what_is_missing_is_told_before_anything_changes(layout: Layout, config:
         unattended(layout, ImaginedMachine(root=False)).install(config, None, is_dry=False, proven=False)
 
 
+def test_with_a_polkit_that_knows_no_rules_no_unit_is_promised_and_no_right_given(layout: Layout, config: Path) -> None:
+    machine = ImaginedMachine()
+    machine.polkit = "pkaction version 0.105"
+    with pytest.raises(InstallError, match=r"polkit 0\.105 can't tell one unit from another: .*--user"):
+        unattended(layout, machine).install(config, None, is_dry=False, proven=False)
+    assert machine.changes() == []
+    assert not layout.prefix.parent.exists()
+
+
+def test_what_runs_in_no_unit_takes_no_right_and_so_any_polkit(layout: Layout, config: Path) -> None:
+    machine = ImaginedMachine()
+    machine.polkit = "pkaction version 0.105"
+    config.write_text('{"models": {"a": {"backend": "llamacpp", "script": "/a.sh"}}}')
+    unattended(layout, machine).install(config, release(layout), is_dry=False, proven=False)
+    assert machine.active == {"llm-router.service"}
+    assert layout.polkit is not None
+    assert not layout.polkit.parent.exists()
+
+
 def test_a_dry_run_changes_nothing(layout: Layout, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     machine = ImaginedMachine()
     unattended(layout, machine).install(config, None, is_dry=True, proven=False)

@@ -78,6 +78,19 @@ class TestThePolkitRule:
     def test_leaves_everything_else_to_other_rules(self) -> None:
         assert polkit.rule("llm-router", ["a.service"]).count("polkit.Result.YES") == 1
 
+    @pytest.mark.parametrize(
+        ("said", "version", "is_heeded"),
+        [
+            ("pkaction version 0.105", "0.105", False),
+            ("pkaction version 0.106", "0.106", True),
+            ("pkaction version 0.117", "0.117", True),
+            ("pkaction version 122", "122", True),
+        ],
+    )
+    def test_a_version_heeds_the_rule_or_knows_no_rules(self, said: str, version: str, is_heeded: bool) -> None:
+        assert polkit.version(said) == version
+        assert polkit.reads_rules(version) is is_heeded
+
 
 class TestConfiguration:
     MODEL = LocalModel(path=Path("/m/big model.gguf"), name="big-model", title="Big", use="chat", size_bytes=1)

@@ -18,7 +18,7 @@ from llm_router.config import ConfigUnreadable, Examined, examine, find
 from llm_router.config.schema import Config
 from llm_router.doctor import engines, machine, rights
 from llm_router.doctor.finding import Finding, ok, problem, warning
-from llm_router.doctor.rights import Rule
+from llm_router.doctor.rights import Rule, TooOld
 from llm_router.errors import LlmRouterError
 from llm_router.hardware.base import CPU, DeviceReading
 from llm_router.hardware.page_cache import cached_fraction
@@ -93,7 +93,7 @@ def _models(
     yield from engines.programs(programs)
     yield from engines.units(units)
     if units:
-        yield from rights.rights([unit_name(unit) for unit in units], _rule(), _me())
+        yield from rights.rights([unit_name(unit) for unit in units], _rule(), _me(), too_old=_too_old())
     yield from engines.ports(ports, ensure_free, is_running=is_running)
     cached = {name: cached_fraction(Path(launches[name].request.path or "")) for name in sizes_mib}
     yield from engines.files(sizes_mib, cached, devices[CPU].total_mib if CPU in devices else None)
@@ -116,6 +116,12 @@ def _rule() -> Rule:
     except (OSError, ValueError):  # the folder is polkit's own: only root looks into it
         found = None
     return Rule(file=str(path), is_there=True, user=found and found[0], units=found and found[1])
+
+
+def _too_old() -> TooOld | None:
+    said = engines.ask(("pkaction", "--version"))
+    version = polkit.version(said.output) if said.status == 0 else None
+    return TooOld(version=version, remedy=polkit.REMEDY) if version and not polkit.reads_rules(version) else None
 
 
 def _free_mib(folder: Path) -> int | None:

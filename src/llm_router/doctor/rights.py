@@ -26,17 +26,32 @@ class Rule:
     units: frozenset[str] | None = None
 
 
-def rights(services: Collection[str], rule: Rule, me: str, ask: Ask = ask) -> Iterator[Finding]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TooOld:
+    """A polkit that heeds no rule for single units, and what to do about it."""
+
+    version: str
+    remedy: str
+
+
+def rights(
+    services: Collection[str], rule: Rule, me: str, ask: Ask = ask, *, too_old: TooOld | None = None
+) -> Iterator[Finding]:
     """`services`: units that models name. `me`: the user who looks; the router's, where it isn't a service.
 
-    1. Units of one's own manager, and root, need no rule. 2. Without polkit nobody else is let. 3. The rule is there,
+    1. Units of one's own manager, and root, need no rule. 2. Without polkit, or with one too old for the rule, nobody
+    else is let. 3. The rule is there,
     is ours and can be read. 4. It is for the router's user. 5. It names exactly the units of the configuration.
     """
     wanted = {unit for unit in services if _is_of_the_machine(unit, ask)}
     user = _user_of_the_router(me, ask)
     if not wanted or user == "root":  # 1
         return
-    yield _polkit(ask)  # 2
+    if too_old is not None:  # 2
+        message = f"{too_old.version} can't tell one unit from another: {user} can't start {_and(wanted)}"
+        yield problem("polkit", message, too_old.remedy)
+        return
+    yield _polkit(ask)
     if not rule.is_there:  # 3
         yield problem("polkit rule", f"{rule.file} isn't there: {user} can't start {_and(wanted)}", _AGAIN)
     elif rule.units is None:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from llm_router.install import polkit
 from llm_router.install.layout import Layout
 from llm_router.install.machine import Machine
-
-# JavaScript rules, the only ones that can tell one unit from another (polkit's NEWS).
-_POLKIT = 106
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,17 +67,14 @@ def _polkit(layout: Layout, machine: Machine, has_units: bool) -> Iterator[Need]
     if layout.polkit is None or not has_units:
         return
     said = machine.ask("pkaction", "--version")
-    version = re.search(r"(\d+)(?:\.(\d+))?", said.output)
+    version = polkit.version(said.output)
     if said.status != 0 or version is None:
         yield Need(
             message="polkit is missing, by which the router may start units without being root",
             remedy="`apt install polkitd` (Debian 12, Ubuntu 24.04 and later)",
         )
-    elif version[1] == "0" and int(version[2] or 0) < _POLKIT:
-        yield Need(
-            message=f"polkit {version[0]} can't tell one unit from another",
-            remedy='use "script" or "path" without "service" in the configuration, or install with --user',
-        )
+    elif not polkit.reads_rules(version):
+        yield Need(message=f"polkit {version} can't tell one unit from another", remedy=polkit.REMEDY)
 
 
 def _gpu(machine: Machine) -> Iterator[Need]:

@@ -8,6 +8,25 @@ from collections.abc import Iterable
 
 # To end what doesn't listen, and to start again what failed too often.
 VERBS = ("start", "stop", "restart", "kill", "reset-failed")
+# Of version 0, the first that reads rules in JavaScript (polkit's NEWS). The ones before read `.pkla` files, which know
+# the action alone: one for it would let the router's user start and stop every unit of the machine.
+_FIRST = 106
+REMEDY = (
+    'leave "service" out of the configuration (the router then starts "path", "command" or "script" itself), '
+    "install with --user, or use a newer system (Debian 12, Ubuntu 24.04)"
+)
+
+
+def version(said: str) -> str | None:
+    """What `pkaction --version` says; None: no version."""
+    found = re.search(r"\d+(?:\.\d+)*", said)
+    return found and found[0]
+
+
+def reads_rules(version: str) -> bool:
+    """Whether a polkit of this version heeds a rule as below; the others never look at it."""
+    major, _, minor = version.partition(".")
+    return int(major) > 0 or int(minor.partition(".")[0] or 0) >= _FIRST
 
 
 def rule(user: str, units: Iterable[str]) -> str:
