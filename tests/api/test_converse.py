@@ -9,7 +9,7 @@ import pytest
 
 from llm_router.api.converse import TranslatingSink
 from llm_router.api.errors import render
-from llm_router.dialects import anthropic_reply, ollama_reply
+from llm_router.dialects import anthropic_errors, ollama_reply
 from llm_router.dialects.anthropic_reply import MessageTranslation
 from llm_router.errors import LoadFailed
 from llm_router.relay.headers import Headers
@@ -52,7 +52,7 @@ class Kept:
 
 def sinks(*, streams: bool = True) -> tuple[TranslatingSink, Kept]:
     kept = Kept()
-    sink = TranslatingSink(kept, anthropic_reply.error)
+    sink = TranslatingSink(kept, anthropic_errors.error)
     sink.translate(MessageTranslation(id="msg_1", model="m", streams=streams, thinking=True, stops=()))
     return sink, kept
 

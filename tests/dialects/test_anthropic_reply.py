@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from said import FIGURES, chunk, piece, read, reply
 
-from llm_router.dialects.anthropic_reply import MessageTranslation, error
+from llm_router.dialects.anthropic_errors import error
+from llm_router.dialects.anthropic_reply import MessageTranslation
 from llm_router.dialects.completion import Completion, Problem
 from llm_router.errors import UpstreamGarbage
 

@@ -23,8 +23,10 @@ FIGURES = {
 }
 
 
-def translation(*, chat: bool = True, thinking: bool = True) -> LinesTranslation:
-    return LinesTranslation(model="m:latest", streams=True, chat=chat, thinking=thinking, clock=StoppedClock())
+def translation(*, chat: bool = True, thinking: bool = True, begun: str = "") -> LinesTranslation:
+    return LinesTranslation(
+        model="m:latest", streams=True, chat=chat, thinking=thinking, clock=StoppedClock(), begun=begun
+    )
 
 
 def lines(*chunks: Completion, **more: Any) -> list[dict[str, Any]]:
@@ -154,3 +156,16 @@ def test_what_is_no_answer_is_an_error(body: bytes) -> None:
         embedding(legacy=False).whole(body)
     with pytest.raises(UpstreamGarbage, match="cannot read"):
         translation().whole(body)
+
+
+def test_what_the_client_began_itself_is_not_said_again() -> None:
+    assert json.loads(translation(begun="{").whole(reply(content='{"a": 1}')))["message"]["content"] == '"a": 1}'
+    stream = (chunk(content="Be"), chunk(content="gin h"), chunk(content="ere"), chunk("stop"))
+    assert [line["message"]["content"] for line in lines(*stream, begun="Begin ")] == ["h", "ere", ""]
+
+
+def test_an_answer_that_ends_within_the_beginning_is_said_all_the_same() -> None:
+    found = lines(chunk(content="Beg"), chunk("stop"), begun="Begin")
+    assert [line["message"]["content"] for line in found] == ["Beg", ""]
+    called = (chunk(content="Be"), chunk(tool_calls=[piece(0, "{}", id="c", name="f")]), chunk("tool_calls"))
+    assert [line["message"]["content"] for line in lines(*called, begun="Begin")] == ["Be", "", ""]

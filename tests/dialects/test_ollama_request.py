@@ -355,3 +355,14 @@ def test_whatever_bytes_come_nothing_breaks(body: bytes) -> None:
             read()
         except InvalidRequest as error:
             assert error.message.startswith("cannot ")
+
+
+def test_the_words_that_the_client_puts_into_the_models_mouth_are_known() -> None:
+    def begun(*said: dict[str, Any]) -> str:
+        return asked_to_chat(messages=[USER, *said]).begun
+
+    assert begun() == ""
+    assert begun({"role": "assistant", "content": "{"}) == "{"
+    assert begun({"role": "assistant", "content": "{"}, USER) == ""
+    assert begun({"role": "assistant", "content": "x", "tool_calls": [{"function": {"name": "f"}}]}) == ""
+    assert begun({"role": "assistant", "content": None}) == ""

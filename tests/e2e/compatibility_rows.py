@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,6 +21,7 @@ FUNCTION = {"type": "function", "function": {"name": "weather", "parameters": CI
 CALLED = ("weather", {"city": "Oslo"})
 STOP = " 3"  # one of the tokens
 BEFORE_STOP = " 1 2"
+ANEW = " and nothing else"  # as a server ends that doesn't know how its answer began
 SILENT = {"X-LLM-Router-Status": "off", "X-LLM-Router-Performance": "never"}
 
 
@@ -236,6 +236,17 @@ async def straight_through(asking: Asking) -> None:
     assert answer.json()["choices"][0]["message"]["content"] == text_of(asking)
 
 
+# -- what the client says for the model
+
+BEGUN = "llama.cpp goes on, and only what is new is sent; the others answer anew"
+
+
+def goes_on(asking: Asking, said: str) -> None:
+    if said != text_of(asking):
+        assert said == text_of(asking) + ANEW
+        raise NotPossible
+
+
 # -- Anthropic
 
 
@@ -392,6 +403,15 @@ async def a_tool_of_anthropics(asking: Asking) -> None:
     raise NotPossible(said["error"]["message"])
 
 
+@feature(ANTHROPIC, "an answer that the client begins", BEGUN)
+async def a_begun_message(asking: Asking) -> None:
+    messages = [*HELLO, {"role": "assistant", "content": "Well,"}]
+    said = (await message(asking, messages=messages))["content"][0]["text"]
+    pieces = [event["delta"] for event in await message_events(asking, messages=messages) if "delta" in event]
+    assert "".join(delta.get("text", "") for delta in pieces) == said
+    goes_on(asking, said)
+
+
 @feature(ANTHROPIC, "`/v1/messages/batches`, files", "nothing is stored here")
 async def batches(asking: Asking) -> None:
     answer = await asking.post("/v1/messages/batches", {"requests": []})
@@ -439,6 +459,15 @@ async def ollamas_chat(asking: Asking) -> None:
     found = await ollama_lines(asking)
     assert "".join(line["message"]["content"] for line in found) == text_of(asking)
     assert [line["done"] for line in found] == [False] * (len(found) - 1) + [True]
+
+
+@feature(OLLAMA, "a chat whose answer the client begins", BEGUN)
+async def ollamas_beginning(asking: Asking) -> None:
+    messages = [*HELLO, {"role": "assistant", "content": "Well,"}]
+    said = (await ollama(asking, messages=messages))["message"]["content"]
+    found = await ollama_lines(asking, messages=messages)
+    assert "".join(line["message"]["content"] for line in found) == said
+    goes_on(asking, said)
 
 
 @feature(OLLAMA, "tools, arguments as objects")
@@ -501,21 +530,37 @@ async def ollamas_embeddings(asking: Asking) -> None:
     assert (await asking.json("/api/embeddings", {"model": model, "prompt": "one"}))["embedding"]
 
 
-@feature(OLLAMA, "`keep_alive`: a duration, `-1`", "`-1`: it isn't unloaded for want of use, but makes room for others")
+async def stays_s(asking: Asking, **more: Any) -> float:
+    """How long the model will stay after a request, by `/api/ps`."""
+    await ollama(asking, **more)
+    residents = (await asking.client.get("/api/ps")).json()["models"]
+    until_ = next(model["expires_at"] for model in residents if model["model"] == f"{asking.model}:latest")
+    return (datetime.fromisoformat(until_) - datetime.now(UTC)).total_seconds()
+
+
+@feature(OLLAMA, '`keep_alive`: a duration, as `"1h30m"`, `"300"`, `300`', "instead of the `idle_timeout`")
+async def ollamas_durations(asking: Asking) -> None:
+    for asked, wanted_s in (("1h30m", 5400), ("300", 300), (300, 300), ("1.5m", 90)):
+        assert wanted_s - 30 < await stays_s(asking, keep_alive=asked) <= wanted_s
+
+
+@feature(OLLAMA, '`keep_alive`: `-1`, `"-1m"`', "it isn't unloaded for want of use, but makes room for others")
 async def ollamas_staying(asking: Asking) -> None:
-    for asked, least, most in (("1h30m", 5000, 5400), (-1, 10**8, math.inf)):
-        assert (await ollama(asking, "/api/generate", keep_alive=asked))["done_reason"] == "load"
-        residents = (await asking.client.get("/api/ps")).json()["models"]
-        until_ = next(model["expires_at"] for model in residents if model["model"] == f"{asking.model}:latest")
-        stays_s = (datetime.fromisoformat(until_) - datetime.now(UTC)).total_seconds()
-        assert least < stays_s <= most
+    for asked in (-1, "-1", "-1m"):
+        assert await stays_s(asking, keep_alive=asked) > 10**8
 
 
-@feature(OLLAMA, "no prompt loads, `keep_alive: 0` unloads")
-async def ollamas_keep_alive(asking: Asking) -> None:
+@feature(OLLAMA, "`keep_alive`: `0`", "unloads after the answer, unless others use the model")
+async def ollamas_leaving(asking: Asking) -> None:
+    assert (await ollama(asking, keep_alive="0s"))["message"]["content"] == text_of(asking)
+    await asking.router.until(asking.model, "unloaded")
+
+
+@feature(OLLAMA, "no prompt or no messages: loads, or with `keep_alive: 0` unloads")
+async def ollamas_loading(asking: Asking) -> None:
     assert (await ollama(asking, "/api/generate"))["done_reason"] == "load"
     assert (await asking.router.status())[asking.model]["state"] == "ready"
-    assert (await ollama(asking, "/api/generate", keep_alive=0))["done_reason"] == "unload"
+    assert (await ollama(asking, messages=[], keep_alive=0))["done_reason"] == "unload"
     await asking.router.until(asking.model, "unloaded")
 
 

@@ -67,6 +67,15 @@ async def test_the_official_client_chats_and_generates_streamed_and_whole(
     assert "".join(part.response or "" for part in raw).startswith(" I am tiny-b:")
 
 
+async def test_an_answer_that_the_client_began_is_continued(router: RouterProcess, client_for: ClientFor) -> None:
+    client = client_for(router)
+    begun = [*MESSAGES, {"role": "assistant", "content": "1, 2, 3,"}]
+    said = await client.chat(model="tiny-a", messages=begun)
+    assert said.message.content == numbers("tiny-a", 50)
+    parts = [part async for part in await client.chat(model="tiny-a", messages=begun, stream=True)]
+    assert "".join(part.message.content or "" for part in parts) == numbers("tiny-a", 50)
+
+
 async def test_a_name_with_the_tag_latest_is_the_name_without(router: RouterProcess, client_for: ClientFor) -> None:
     said = await client_for(router).chat(model="tiny-a:latest", messages=MESSAGES)
     assert said.model == "tiny-a:latest"

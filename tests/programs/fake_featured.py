@@ -48,6 +48,7 @@ HAS = {
 }
 # Where each says which stop sequence it was. llama.cpp doesn't in a chat.
 STOPPED_BY = {"sglang": "matched_stop", "vllm": "stop_reason", "tabbyapi": "stop_str", "openai": "stop_reason"}
+ANEW = " and nothing else"
 CALL = {"id": "call_a", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Oslo"}'}}
 
 
@@ -91,6 +92,9 @@ class Featured(FakeServer):
 
     def pieces(self, body: Json) -> tuple[list[str], str]:
         pieces, reason = super().pieces(body)
+        begun = begun_by(body)
+        if begun:  # an answer that the client began: llama.cpp says that again and goes on, the others begin anew
+            pieces = [begun, *pieces] if self.kind == "llamacpp" else [*pieces, ANEW]
         stop = stop_of(body, pieces)
         return (pieces, reason) if stop is None else (pieces[: pieces.index(stop)], "stop")
 
@@ -168,6 +172,11 @@ class Featured(FakeServer):
         ):
             await self.event(exchange, {"type": f"response.{kind}", "sequence_number": number, **about})
         await exchange.end_stream()
+
+
+def begun_by(body: Json) -> str:
+    last = (body.get("messages") or [{}])[-1]
+    return last.get("content") or "" if last.get("role") == "assistant" else ""
 
 
 def stop_of(body: Json, pieces: list[str]) -> str | None:

@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from llm_router.api.aside import ask
 from llm_router.api.converse import Asked, Conversation
-from llm_router.dialects import anthropic_reply, anthropic_request
+from llm_router.dialects import anthropic_errors, anthropic_reply, anthropic_request
 from llm_router.dialects.anthropic_reply import MessageTranslation
 from llm_router.errors import LlmRouterError, ModelNotFound
 from llm_router.relay.request import Kind, Target
@@ -42,7 +42,7 @@ class _Messages:
         self._limit = limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        talk = Conversation(self._services, anthropic_reply.error, scope, receive, send, limit=self._limit)
+        talk = Conversation(self._services, anthropic_errors.error, scope, receive, send, limit=self._limit)
         try:
             body = await talk.body()
             if body is None:
@@ -72,7 +72,7 @@ class _CountTokens:
         self._limit = limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        talk = Conversation(self._services, anthropic_reply.error, scope, receive, send, limit=self._limit)
+        talk = Conversation(self._services, anthropic_errors.error, scope, receive, send, limit=self._limit)
         try:
             body = await talk.body()
             if body is None:

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llm_router.api.auth import Caller, Gate
 from llm_router.api.errors import body_of, render
-from llm_router.dialects import anthropic_reply, ollama_reply
+from llm_router.dialects import anthropic_errors, ollama_reply
 from llm_router.dialects.completion import Problem
 from llm_router.errors import LlmRouterError
 from llm_router.relay import ids
@@ -28,7 +28,7 @@ CALLER = "llm_router.caller"
 _OPEN = ("/health",)
 # What manages the router, and what reaches a server past it: with the router's own key for that server.
 _ADMIN = ("/admin", "/metrics", "/docs", "/openapi.json", "/upstream", "/models/unload")
-_SHAPES = (("/v1/messages", anthropic_reply.error), ("/api/", ollama_reply.error))
+_SHAPES = (("/v1/messages", anthropic_errors.error), ("/api/", ollama_reply.error))
 
 
 class Guard:

@@ -109,7 +109,12 @@ class Ollama:
 
     def _spoken(self, entry: Entry, asked: ollama_request.Asked, timer: Timer, *, chat: bool) -> _Question:
         translation = LinesTranslation(
-            model=asked.model, streams=asked.stream, chat=chat, thinking=asked.thinking, clock=timer
+            model=asked.model,
+            streams=asked.stream,
+            chat=chat,
+            thinking=asked.thinking,
+            clock=timer,
+            begun=asked.begun,
         )
         target = _COMPLETION if asked.plain else _CHAT
         relayed = None if asked.body is None else Asked(target=target, body=asked.body, translation=translation)

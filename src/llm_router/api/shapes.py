@@ -4,12 +4,12 @@ path it is. Counterparts: `errors`, which has OpenAI's shape and every status; `
 from __future__ import annotations
 
 from llm_router.api.errors import render
-from llm_router.dialects import anthropic_reply, completion, ollama_reply
+from llm_router.dialects import anthropic_errors, completion, ollama_reply
 from llm_router.dialects.completion import Problem
 from llm_router.errors import LlmRouterError
 from llm_router.relay.headers import Headers
 
-_SHAPES = (("/v1/messages", anthropic_reply.error), ("/api/", ollama_reply.error))
+_SHAPES = (("/v1/messages", anthropic_errors.error), ("/api/", ollama_reply.error))
 
 
 def shaped(path: str, status: int, problem: Problem) -> bytes | None:

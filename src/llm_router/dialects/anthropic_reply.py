@@ -1,4 +1,5 @@
-"""OpenAI's chat completions in the words of Anthropic's Messages. Counterpart: `anthropic_request`.
+"""OpenAI's chat completions in the words of Anthropic's Messages. Counterparts: `anthropic_request`, and
+`anthropic_errors` for what goes wrong.
 
 A stream is a row of content blocks, one open at a time: thinking, text, one for each tool call. The message starts at
 once, before the model is even loaded, so what it cost to read the prompt stands at the end, in `message_delta`.
@@ -13,58 +14,17 @@ from typing import Any
 
 import msgspec
 
+from llm_router.dialects import anthropic_errors
 from llm_router.dialects.completion import Choice, Completion, Problem, Said, ToolCall, read_whole
+from llm_router.dialects.prefill import Beginning
 
 _encode = msgspec.json.Encoder().encode
 
 _REASONS = {"length": "max_tokens", "content_filter": "refusal"}
-_TYPES = {
-    401: "authentication_error",
-    403: "permission_error",
-    404: "not_found_error",
-    413: "request_too_large",
-    429: "rate_limit_error",
-    503: "overloaded_error",
-    504: "timeout_error",
-    529: "overloaded_error",
-}
-_KNOWN_TYPES = frozenset({*_TYPES.values(), "invalid_request_error", "api_error"})
-# What the router's own errors are in a stream, which has no status any more.
-_TYPES_BY_CODE = {
-    "context_length_exceeded": "invalid_request_error",
-    "model_load_failed": "overloaded_error",
-    "model_not_ready": "overloaded_error",
-    "no_room": "overloaded_error",
-    "preempted": "overloaded_error",
-    "queue_full": "overloaded_error",
-    "shutting_down": "overloaded_error",
-    "unavailable": "overloaded_error",
-    "upstream_timeout": "timeout_error",
-}
 _CHARACTERS_A_TOKEN = 4  # a rough mean over languages and code
 _TOKENS_A_MESSAGE = 4
 _TOKENS_A_PICTURE = 1500  # what Anthropic counts for a large one
 _PING_EACH = 32  # pieces of thinking that the client doesn't want to see
-
-
-def error(status: int, problem: Problem) -> bytes:
-    """The envelope of an error reply."""
-    kind = _TYPES.get(status, "api_error" if status >= 500 else "invalid_request_error")
-    return _encode(_envelope(kind, problem))
-
-
-def _envelope(kind: str, problem: Problem) -> dict[str, Any]:
-    return {"type": "error", "error": {"type": kind, "message": _message(problem)}}
-
-
-def _message(problem: Problem) -> str:
-    """A prompt that doesn't fit is called so in Anthropic's words: agents look for them, and shorten their history."""
-    if problem.code != "context_length_exceeded":
-        return problem.message
-    numbers = ""
-    if problem.n_prompt_tokens is not None and problem.n_ctx is not None:
-        numbers = f": {problem.n_prompt_tokens} tokens > {problem.n_ctx} maximum"
-    return f"prompt is too long{numbers}. {problem.message}"
 
 
 def model_list(listed: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,8 +86,7 @@ class MessageTranslation:
         self._model = model
         self._thinking = thinking
         self._stops = stops
-        self._begun = begun
-        self._held = ""  # of the answer, as long as it may only repeat what is begun
+        self._beginning = Beginning(begun)
         self._blocks = 0  # begun so far
         self._open: str | None = None  # "thinking", "text" or "tool_use"; the last one begun
         self._blank = ""  # white space that no text has followed yet
@@ -147,7 +106,7 @@ class MessageTranslation:
         content: list[dict[str, Any]] = []
         if message.reasoning_content and self._thinking:
             content.append({"type": "thinking", "thinking": message.reasoning_content, "signature": ""})
-        text = (message.content or "").removeprefix(self._begun)
+        text = self._beginning.without(message.content or "", more=False)
         if text and not (text.isspace() and message.tool_calls):
             content.append({"type": "text", "text": text})
         for number, call in enumerate(message.tool_calls or ()):
@@ -190,21 +149,11 @@ class MessageTranslation:
         out: list[bytes] = []
         if said.reasoning_content:
             out += self._thought(said.reasoning_content)
-        if text := self._new(said.content or "", more=not said.tool_calls):
+        if text := self._beginning.without(said.content or "", more=not said.tool_calls):
             out += self._text(text)
         for position, call in enumerate(said.tool_calls or ()):
             out += self._called(position if call.index is None else call.index, call)
         return out
-
-    def _new(self, text: str, *, more: bool) -> str:
-        """What the client hasn't got yet: llama.cpp (b11434) says once more what the assistant's last message began
-        with, and clients put the answer behind that. `more`: further text may come."""
-        self._held += text
-        if more and self._begun.startswith(self._held):
-            return ""
-        text = self._held.removeprefix(self._begun)
-        self._held = self._begun = ""
-        return text
 
     def _thought(self, text: str) -> list[bytes]:
         if not self._thinking:
@@ -270,7 +219,7 @@ class MessageTranslation:
             return b""
         reason, stop = self._reason(self._finish or Choice(), called=bool(self._calls))
         delta = {"stop_reason": reason, "stop_sequence": stop}
-        rest = self._new("", more=False)
+        rest = self._beginning.without("", more=False)
         return b"".join(
             [
                 *(self._text(rest) if rest else ()),
@@ -284,9 +233,7 @@ class MessageTranslation:
         if self._failed:
             return b""
         self._failed = True
-        kind = _TYPES_BY_CODE.get(str(problem.code)) or problem.type
-        envelope = _envelope(kind if kind in _KNOWN_TYPES else "api_error", problem)
-        return b"event: error\ndata: " + _encode(envelope) + b"\n\n"
+        return anthropic_errors.event(problem)
 
     # -- both
 

@@ -36,6 +36,7 @@ from llm_router.dialects.anthropic_words import (
     Url,
 )
 from llm_router.dialects.completion import unreadable
+from llm_router.dialects.prefill import begun_by
 from llm_router.errors import InvalidRequest
 
 # Claude Code puts this line before its system prompt, with another hash in each request: no prefix cache would match.
@@ -59,9 +60,7 @@ class Asked(msgspec.Struct, frozen=True):
     @property
     def begun(self) -> str:
         """The answer's first words, where the client has put them into the model's mouth."""
-        last = self.messages[-1] if self.messages else {}
-        words = last.get("content") if last.get("role") == "assistant" and "tool_calls" not in last else ""
-        return words if isinstance(words, str) else ""
+        return begun_by(self.messages)
 
 
 _decode = msgspec.json.Decoder(Request).decode

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import msgspec
 
 from llm_router.dialects.completion import Choice, Completion, Problem, ToolCall, read_whole
+from llm_router.dialects.prefill import Beginning
 from llm_router.errors import UpstreamGarbage
 
 _encode = msgspec.json.Encoder().encode
@@ -56,16 +57,17 @@ class _Call:
 
 class LinesTranslation:
     """Chat and generate. `model`: as the client calls it. `chat`: else its words are in `response`. `thinking`: it
-    wants to see the model think."""
+    wants to see the model think. `begun`: the answer's first words, which the client has already."""
 
     media_type = b"application/x-ndjson"
 
-    def __init__(self, *, model: str, streams: bool, chat: bool, thinking: bool, clock: Clock) -> None:
+    def __init__(self, *, model: str, streams: bool, chat: bool, thinking: bool, clock: Clock, begun: str = "") -> None:
         self.streams = streams
         self._model = model
         self._chat = chat
         self._thinking = thinking
         self._clock = clock
+        self._beginning = Beginning(begun)
         self._calls: dict[int, _Call] = {}
         self._finish: str | None = None
         self._last = Completion()  # the one with the figures
@@ -88,16 +90,19 @@ class LinesTranslation:
         for position, call in enumerate(piece.tool_calls or ()):
             self._calls.setdefault(position if call.index is None else call.index, _Call()).add(call)
         thought = piece.reasoning_content if self._thinking else None
-        if not piece.content and not thought:
+        text = self._beginning.without(piece.content or "", more=not piece.tool_calls)
+        if not text and not thought:
             return b""
-        return self._line({"done": False, **_logprobs(choice)}, piece.content or "", thought)
+        return self._line({"done": False, **_logprobs(choice)}, text, thought)
 
     def end(self) -> bytes:
         if self._failed:
             return b""
         calls = [call.said(number) for number, call in sorted(self._calls.items())]
+        rest = self._beginning.without("", more=False)
+        said = self._line({"done": False}, rest) if rest else b""
         called = self._line({"done": False}, calls=calls) if calls else b""
-        return called + self._line(self._conclusion(self._finish, self._last))
+        return said + called + self._line(self._conclusion(self._finish, self._last))
 
     def fail(self, problem: Problem) -> bytes:
         if self._failed:
@@ -117,7 +122,8 @@ class LinesTranslation:
             calls.append(call.said(number))
         thought = message.reasoning_content if self._thinking else None
         ending = self._conclusion(choice.finish_reason, said) | _logprobs(choice)
-        return self._line(ending, message.content or "", thought, calls)[:-1]
+        text = self._beginning.without(message.content or "", more=False)
+        return self._line(ending, text, thought, calls)[:-1]
 
     def idle(self, reason: str) -> bytes:
         """The answer where nothing was asked. `reason`: "load" or "unload"."""

@@ -13,6 +13,7 @@ import msgspec
 
 from llm_router.dialects.completion import unreadable
 from llm_router.dialects.ollama_words import AS_THEY_ARE, Asking, Chat, Embed, Generate, Message, Options, Speaking
+from llm_router.dialects.prefill import begun_by
 from llm_router.errors import InvalidRequest
 
 _LATEST = ":latest"
@@ -28,6 +29,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
 
     `body`: for OpenAI's endpoint, with `model` as the name it is to be known by there; None: the client only wants the
     model loaded, or gone. `plain`: it is a text completion, else a chat. `thinking`: the client wants to see it.
+    `begun`: the answer's first words, where the client has put them into the model's mouth.
     """
 
     model: str
@@ -36,6 +38,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     stream: bool = False
     plain: bool = False
     thinking: bool = True
+    begun: str = ""
 
 
 _decode_asking = msgspec.json.Decoder(Asking).decode
@@ -164,6 +167,7 @@ def _speaking(asked: Speaking, translated: dict[str, Any], *, plain: bool = Fals
         stream=translated["stream"],
         plain=plain,
         thinking=asked.think is not False,
+        begun=begun_by(translated.get("messages", ())),
     )
 
 
