@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 _KEPT = 500
 
@@ -35,8 +35,7 @@ class Action(Enum):
     RESTORED = "restored"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
+class Decision(NamedTuple):
     """`at`: monotonic seconds. `model`: whom it is about. `reason`: half a sentence that goes on from the action."""
 
     at: float
@@ -55,7 +54,7 @@ class Decisions:
     def note(self, at: float, model: str, action: Action, reason: str) -> None:
         if self._last.get(model) != (action, reason):
             self._last[model] = action, reason
-            self._ring.append(Decision(at=at, model=model, action=action, reason=reason))
+            self._ring.append(Decision(at, model, action, reason))
 
     def of(self, model: str | None = None) -> Iterable[Decision]:
         return (decision for decision in self._ring if model is None or decision.model == model)

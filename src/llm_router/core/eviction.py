@@ -68,6 +68,8 @@ def cheapest_eviction(
     is enough, then whoever turns out not to be needed stays after all; a single one that is enough may still be
     cheaper. (The best of all subsets would be a knapsack, and differs from this only among many small residents.)
     """
+    if len(candidates) == 1:
+        return tuple(candidates) if is_enough(candidates) else None
     ranked = sorted(candidates, key=lambda one: (cost_of((one,), policy, at), one.id))
     leaving: list[Instance] = []
     for candidate in ranked:

@@ -6,7 +6,7 @@ means all of a device.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 from llm_router.core.device import Device, Reserved, devices_for
@@ -84,18 +84,19 @@ def spread(model: ModelState, names: Sequence[str]) -> Reserved:
 def fits_everywhere(
     model: ModelState,
     placement: Reserved,
-    others: Iterable[Instance],
+    others: Sequence[Instance],
     devices: Mapping[str, Device],
     claims: Sequence[tuple[ModelState, Reserved]] = (),
 ) -> bool:
     """Whether the model may be placed so beside these instances and what others have been promised (`claims`)."""
-    others = list(others)
     if model.spec.seats and any(not model.spec.seats.isdisjoint(other.seats) for other in others):
         return False
     for name, need in placement.items():
         tenants = [(other.model, other.reserved[name]) for other in others if name in other.reserved]
-        tenants += [(claimer, claim[name]) for claimer, claim in claims if name in claim]
-        if not fits([*tenants, (model, need)], devices[name].budget_mib):
+        if claims:
+            tenants += [(claimer, claim[name]) for claimer, claim in claims if name in claim]
+        tenants.append((model, need))
+        if not fits(tenants, devices[name].budget_mib):
             return False
     return True
 

@@ -103,7 +103,7 @@ class ModelState:
     def needs_start(self) -> bool:
         """Someone wants it, and no instance is there or on its way. One that drains has not left yet, so it doesn't
         count: a model that was told to make room can't come back before it did."""
-        return self.is_wanted and (self.instance is None or self.instance.is_away)
+        return (self.instance is None or self.instance.is_away) and self.is_wanted
 
     @property
     def sleeper(self) -> Instance | None:

@@ -6,8 +6,8 @@ Counterparts: `geometry` (what fits), `eviction` (what it costs), `planning`, wh
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 from llm_router.core.device import Device, Reserved, devices_for
 from llm_router.core.eviction import NOTHING, Cost, cheapest_eviction, cost_of
@@ -20,8 +20,7 @@ from llm_router.core.state import State
 Claims = Sequence[tuple[ModelState, Reserved]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
+class Choice(NamedTuple):
     """Where a model goes. `victims`: who must leave for it. `is_free`: it fits as things are, also beside those that
     are still stopping."""
 
@@ -72,7 +71,7 @@ def _place(
     moves = () if sleeper is None or placement.keys() == sleeper.home else (sleeper,)
     live = [instance for instance in _touching(model, placement, state) if instance is not sleeper]
     if fits_everywhere(model, placement, live, state.devices, claims):
-        return Choice(placement=placement, victims=moves, is_free=not moves)
+        return Choice(placement, moves, is_free=not moves)
     staying = [instance for instance in live if not instance.is_leaving_anyway]
 
     def is_enough(leaving: Sequence[Instance]) -> bool:
@@ -80,10 +79,10 @@ def _place(
         return fits_everywhere(model, placement, others, state.devices, claims)
 
     if len(staying) < len(live) and is_enough(()):
-        return Choice(placement=placement, victims=moves, is_free=False)
+        return Choice(placement, moves, is_free=False)
     candidates = [instance for instance in staying if not instance.model.spec.pinned]
     victims = cheapest_eviction(candidates, is_enough, policy, at)
-    return None if victims is None else Choice(placement=placement, victims=(*moves, *victims), is_free=False)
+    return None if victims is None else Choice(placement, (*moves, *victims), is_free=False)
 
 
 def _touching(model: ModelState, placement: Reserved, state: State) -> list[Instance]:

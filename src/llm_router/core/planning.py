@@ -98,10 +98,13 @@ class _Taken:
     `claims`: what is promised to those."""
 
     def __init__(self, state: State) -> None:
-        starting = [instance for instance in state.live.values() if instance.is_starting]
-        self.loading = {name for instance in starting for name in instance.reserved}
+        self.loading: set[str] = set()
+        self.seats: set[str] = set()
+        for instance in state.live.values():
+            if instance.is_starting:
+                self.loading.update(instance.reserved)
+                self.seats.update(instance.seats)
         self.devices = self.loading.copy()
-        self.seats = {seat for instance in starting for seat in instance.seats}
         self.claims: list[tuple[ModelState, Reserved]] = []
 
     def has_all(self, names: AbstractSet[str]) -> bool:

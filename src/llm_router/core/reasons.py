@@ -88,8 +88,7 @@ def explain(model: ModelState, plan: Plan, state: State) -> tuple[WaitPhase, str
         return _explain_resident(model, instance, plan, state)
     if model.short_since is not None:
         return WaitPhase.QUEUED, f"{name} needs memory that other programs hold"
-    in_front = _in_front(model, plan, state)
-    if in_front and model.competes and model.name not in plan.choices:
+    if model.competes and model.name not in plan.choices and (in_front := _in_front(model, plan, state)):
         return WaitPhase.QUEUED, f"{name} comes after {_names(in_front)}"
     return _explain_obstacles(model, plan, state)
 
@@ -125,18 +124,15 @@ def _explain_obstacles(model: ModelState, plan: Plan, state: State) -> tuple[Wai
         for instance in state.live.values()
         if instance.model is model or not (devices.isdisjoint(instance.reserved) and seats.isdisjoint(instance.seats))
     ]
-    stopping = [i.model for i in live if i.lifecycle is Lifecycle.STOPPING]
-    parking = [i.model for i in live if i.lifecycle is Lifecycle.PARKING]
-    draining = [i.model for i in live if i.drain_until is not None or (i.unload_wanted and i.model not in stopping)]
-    in_turn = [i.model for i in live if i.id in plan.needs and i.drain_until is None]
-    starting = [i.model for i in live if i.is_starting]
-    if starting:
+    if starting := [i.model for i in live if i.is_starting]:
         return WaitPhase.QUEUED, f"{model.name} comes after {_names(starting)}, which is loading"
-    if draining:
+    stopping = [i.model for i in live if i.lifecycle is Lifecycle.STOPPING]
+    unloaded = [i.model for i in live if i.unload_wanted and i.model not in stopping]
+    if draining := [i.model for i in live if i.drain_until is not None or i.model in unloaded]:
         return WaitPhase.DRAINING, f"{_names(draining)} must leave first and finishes its open requests"
-    if in_turn:
+    if in_turn := [i.model for i in live if i.id in plan.needs]:
         return WaitPhase.QUEUED, f"{_names(in_turn)} must leave first and is in use"
-    if parking:
+    if parking := [i.model for i in live if i.lifecycle is Lifecycle.PARKING]:
         return WaitPhase.STOPPING, f"{_names(parking)} is being parked first"
     return WaitPhase.STOPPING, f"{_names(stopping)} is being stopped to make room"
 

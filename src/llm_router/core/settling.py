@@ -27,7 +27,7 @@ class Settling:
         self._refusing = Refusing(state, policy, acts)
         self._tending = Tending(state, policy, acts)
         self._plan = Plan()
-        self._planned = self._counts()
+        self._planned_changes, self._planned_arrivals = state.changes, state.arrivals
 
     def use(self, policy: PolicySpec) -> None:
         """These numbers hold from now on."""
@@ -48,27 +48,25 @@ class Settling:
         come to the same: most events in a crowd are one more request, or one less of many. A model that has come to
         wait behind all others is only added to it.
         """
-        is_new = self._planned != self._counts()
+        is_new = not self.holds()
         if is_new:
             self._refusing.refuse_hopeless(at)  # 1
             self._start_beside()  # 2
             self._start_next(at)  # 3
         self._tending.tend_all(self._plan, at)  # 4
-        if is_new or self._planned != self._counts() or self._policy.concurrency is not None:
+        if is_new or not self.holds() or self._policy.concurrency is not None:
             self._note_hot(self._plan)  # 5
             self._note_waits(self._plan)
 
     def holds(self) -> bool:
         """Whether nothing has changed that a plan depends on."""
-        return self._planned == self._counts()
-
-    def _counts(self) -> tuple[int, int]:
-        return self._state.changes, self._state.arrivals
+        state = self._state
+        return self._planned_changes == state.changes and self._planned_arrivals == state.arrivals
 
     def _start_next(self, at: float) -> None:
         state = self._state
         self._forget_evictions()
-        has_only_more = self._planned[0] == state.changes
+        has_only_more = self._planned_changes == state.changes
         if not (has_only_more and extend(self._plan, state, self._policy, at)):
             self._plan = plan_switches(state, self._policy, at)
         while self._plan.starts:
@@ -76,7 +74,7 @@ class Settling:
                 self._bring_up(model, self._plan.choices[model.name].placement)
             self._forget_evictions()
             self._plan = plan_switches(state, self._policy, at)
-        self._planned = self._counts()
+        self._planned_changes, self._planned_arrivals = state.changes, state.arrivals
 
     def _bring_up(self, model: ModelState, placement: Reserved) -> None:
         if model.sleeper is None:
@@ -102,14 +100,12 @@ class Settling:
         if state.shutting_down or (state.waiting and not state.has_place):
             state.hot = {}
             return
-        devices, seats = contested(plan)
+        undisputed = [one for one in state.live.values() if one.is_undisputed and one.model.instance is one]
+        devices, seats = contested(plan) if undisputed else (set(), set())
         state.hot = {
             instance.model.name: instance
-            for instance in state.live.values()
-            if instance.is_undisputed
-            and devices.isdisjoint(instance.reserved)
-            and seats.isdisjoint(instance.seats)
-            and instance.model.instance is instance
+            for instance in undisputed
+            if devices.isdisjoint(instance.reserved) and seats.isdisjoint(instance.seats)
         }
 
     def _note_waits(self, plan: Plan) -> None:

@@ -187,7 +187,7 @@ class State:
 
     def in_need(self) -> list[ModelState]:
         """The models that someone waits for and that must be started: those of which `needs_start` is true."""
-        return [model for model in self.wanted if model.needs_start]
+        return [model for model in self.wanted if model.instance is None or model.instance.is_away]
 
     def tenants(self, device: str) -> list[Instance]:
         """Whoever has a reservation there, also while it starts or stops."""

@@ -31,18 +31,19 @@ class Tending:
 
     def tend_all(self, plan: Plan, at: float) -> None:
         """Turns first, then grants, then leaving: a place that one instance gives up may be another's."""
-        for instance in self._state.live.values():
+        live = list(self._state.live.values())
+        for instance in live:
             if instance.model.uses:
                 instance.model.update_rate(at)
             if instance.lifecycle is Lifecycle.READY:
                 self._note_turn(instance, plan.needs.get(instance.id))
         self._granting.grant_waiting(at)
-        for instance in list(self._state.live.values()):
-            if instance.is_starting:
+        for instance in live:
+            if instance.lifecycle is Lifecycle.READY:
+                self._tend(instance, plan, at)
+            elif instance.lifecycle is Lifecycle.STARTING:
                 if instance.is_outdated or (instance.unload_wanted and not instance.model.queue):
                     self._acts.stop(instance)
-            elif instance.lifecycle is Lifecycle.READY:
-                self._tend(instance, plan, at)
             elif instance.lifecycle is Lifecycle.PARKED:
                 self._tend_parked(instance, plan.needs.get(instance.id), at)
 
