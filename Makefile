@@ -9,7 +9,7 @@ ARGS ?=
 # Where this is set, each of a thousand processes compiles what it imports anew, which takes longer than the tests.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run test test-slow check bench policy reference clean help
+.PHONY: run test test-slow check audit bench policy reference clean help
 
 help:            ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -29,6 +29,10 @@ check: $(VENV)/.dev    ## lint, types, import rules
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
 
+audit: $(VENV)/.dev $(VENV)/audit/bin/pip-audit  ## what is known to be vulnerable among what is installed; asks pypi.org
+	@$(PIP) freeze --exclude-editable > $(VENV)/audit/installed.txt
+	@$(VENV)/audit/bin/pip-audit --strict --disable-pip --no-deps --requirement $(VENV)/audit/installed.txt
+
 bench: $(VENV)/.dev    ## what the router costs, beside nginx if there is one: see bench/README.md
 	@$(BIN)/python -m bench $(ARGS)
 
@@ -45,6 +49,11 @@ reference: $(VENV)/.dev  ## generate the reference pages from the code
 
 clean:           ## remove what these targets made
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+# Beside the environment that it looks at: what it needs itself is nobody's dependency.
+$(VENV)/audit/bin/pip-audit: | $(VENV)/bin/python
+	@$(PYTHON) -m venv $(VENV)/audit
+	@$(VENV)/audit/bin/python -m pip install --quiet 'pip-audit>=2.9,<3'
 
 # A half-made environment would pass for a whole one the next time, so it is removed.
 $(VENV)/bin/python:
