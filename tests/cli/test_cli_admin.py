@@ -9,12 +9,15 @@ import signal
 import socket
 import subprocess
 import sys
+from io import StringIO
 from typing import Any
 
 import pytest
 from fake_router import IDLE, FakeRouter
 from typer.testing import CliRunner, Result
 
+from llm_router.cli import show
+from llm_router.cli.client import RouterClient
 from llm_router.cli.commands import app
 
 REFUSED = (404, {"error": {"message": "cannot find the model 'x'", "type": "invalid", "code": "model_not_found"}})
@@ -88,6 +91,38 @@ def test_something_else_at_that_address_is_said_so(router: FakeRouter) -> None:
     result = run("status")
     assert result.exit_code == 1
     assert "doesn't answer like llm-router" in result.stderr
+
+
+@pytest.mark.parametrize("given", ["127.0.0.1:8002", "localhost", "ftp://127.0.0.1", "http://", "http://[::1"])
+def test_what_is_no_address_is_wrong_usage(given: str) -> None:
+    result = run("status", "--url", given)
+    assert result.exit_code == 2
+    assert f'"{given}" is not an address; write one as http://' in result.stderr
+
+
+@pytest.mark.parametrize("tail", ["/", "/v1", "/v1/"])
+def test_the_address_that_clients_have_does_too(router: FakeRouter, tail: str) -> None:
+    assert run("status", "--url", router.url + tail).exit_code == 0
+
+
+class Terminal(StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_on_a_narrow_terminal_no_name_is_cut_off_and_no_note_has_a_letter_a_line(
+    router: FakeRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    router.models = [{**IDLE, "id": "qwen3-32b", "state": "ready", "pid": 42, "port": 9001}]
+    current = RouterClient(router.url).status()
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("NO_COLOR", "1")
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    show.print_out(show.status_table(current))
+    _, line = terminal.getvalue().splitlines()
+    assert "qwen3-32b" in line
+    assert "pid 42, port 9001" in line
 
 
 def test_load_waits_and_says_how_long_it_took(router: FakeRouter) -> None:
@@ -286,6 +321,14 @@ def test_the_key_comes_from_the_environment(router: FakeRouter, monkeypatch: pyt
     run("status")
     run("reload")
     assert router.keys == [None, "Bearer a-key-for-the-boss", "Bearer a-key-for-the-boss"]
+
+
+@pytest.mark.parametrize("code", ["invalid_api_key", "admin_key_required"])
+def test_a_refused_key_is_told_with_where_commands_take_it_from(router: FakeRouter, code: str) -> None:
+    router.error = (401, {"error": {"message": "cannot do this with this key", "code": code}})
+    result = run("status")
+    assert result.exit_code == 1
+    assert result.stderr == "llm-router: cannot do this with this key; commands take it from LLM_ROUTER_KEY\n"
 
 
 def test_a_new_key_is_printed_alone_and_its_line_holds_only_the_hash() -> None:

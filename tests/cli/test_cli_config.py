@@ -18,7 +18,7 @@ from llm_router.cli.commands import app
 from llm_router.config import Config
 from llm_router.errors import ConfigError
 from llm_router.hardware.base import DeviceReading
-from llm_router.models import local, registry
+from llm_router.models import demo, local, registry
 
 GOOD = '{"models": {"m": {"backend": "openai", "url": "http://127.0.0.1:1"}}}'
 BAD = '{\n  "router_prt": 1,\n  "models": {"m": {"backend": "openai", "path": "/nowhere/x.gguf"}}\n}'
@@ -134,6 +134,21 @@ def test_a_configuration_that_cannot_be_read_is_2(tmp_path: Path) -> None:
         assert "cannot read" in result.stderr
 
 
+@pytest.mark.parametrize("command", ["check", "history"])
+def test_a_program_is_told_so_as_json(tmp_path: Path, command: str) -> None:
+    result = run(command, "--json", "-c", str(tmp_path / "none.json"))
+    assert result.exit_code == 2
+    assert json.loads(result.stdout)["error"]["code"] == "invalid_configuration"
+
+
+@pytest.mark.parametrize("command", ["serve", "demo"])
+@pytest.mark.parametrize("port", ["-1", "65536"])
+def test_a_port_that_cannot_be_is_wrong_usage(router: FakeApp, command: str, port: str) -> None:
+    result = run(command, "--port", port)
+    assert result.exit_code == 2
+    assert "Invalid value for '--port'" in result.stderr
+
+
 def test_serve_gives_the_configuration_with_the_options_to_the_router(router: FakeApp, tmp_path: Path) -> None:
     path = written(tmp_path, GOOD)
     result = run("serve", "--config", path, "--host", "::1", "--port", "9009")
@@ -228,3 +243,13 @@ def test_demo_says_where_it_could_not_write(router: FakeApp, tmp_path: Path, mon
     result = run("demo")
     assert result.exit_code == 1
     assert "XDG_CACHE_HOME" in result.stderr
+
+
+def test_demo_passes_on_why_it_could_not_write(router: FakeApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError("804352 requested and 192512 written")
+
+    monkeypatch.setattr(demo, "prepare", full)
+    result = run("demo")
+    assert result.exit_code == 1
+    assert "804352 requested and 192512 written; make room there" in result.stderr

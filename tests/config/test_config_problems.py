@@ -199,6 +199,8 @@ def test_a_model_file_that_may_not_be_read_is_named(tmp_path: Path) -> None:
     ("name", "content", "line", "message"),
     [
         ("c.json", '{\n  "models": {,}\n}', 2, "not JSON: "),
+        ("c.json", '{"models":' * 5000 + "1" + "}" * 5000, 0, "nested too deeply"),
+        ("c.yaml", "[" * 3000 + "]" * 3000, 0, "nested too deeply"),
         ("c.json", "{\n  \"host\": 'x'\n}", 2, "at column 11"),
         ("c.json", "[]", 0, "isn't a section"),
         ("c.yaml", "models:\n  a: [\n", 3, "not YAML: "),

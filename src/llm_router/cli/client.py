@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,10 +11,13 @@ from urllib.parse import quote
 
 import httpx
 
+from llm_router.config import Config
 from llm_router.errors import LlmRouterError
 
+KEY_VARIABLE = "LLM_ROUTER_KEY"
 _CONNECT_S = 5.0
 _ANSWER_S = 30.0
+_KEY_CODES = ("invalid_api_key", "admin_key_required")
 
 
 class NotRunning(LlmRouterError):
@@ -30,16 +34,23 @@ class Refused(LlmRouterError):
         self.code = code
 
 
-class RouterClient:
-    """One conversation with the router at `url`. `key`: sent with each request. All methods raise NotRunning and
-    Refused."""
+def address(config: Config) -> str:
+    """Where a router with this configuration is asked from its own machine."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.host, config.host)  # noqa: S104 -- asked, not bound
+    return f"http://[{host}]:{config.router_port}" if ":" in host else f"http://{host}:{config.router_port}"
 
-    def __init__(self, url: str, key: str | None = None) -> None:
-        self.url = url.rstrip("/")
+
+class RouterClient:
+    """One conversation with the router at `url`. All methods raise NotRunning and Refused."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
         # The environment's proxies are for the world outside; asking one for our loopback address only fails oddly.
         timeout = httpx.Timeout(_ANSWER_S, connect=_CONNECT_S)
-        headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-        self._http = httpx.Client(base_url=self.url, timeout=timeout, trust_env=False, headers=headers)
+        # From the environment, because everybody on the machine can read a command line.
+        key = os.environ.get(KEY_VARIABLE)
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._http = httpx.Client(base_url=url, timeout=timeout, trust_env=False, headers=headers)
 
     def status(self) -> dict[str, Any]:
         with self._translated():
@@ -102,7 +113,7 @@ class RouterClient:
                 f"the router is not running at {self.url}: start it with `llm-router serve`, or name its address with "
                 "--url or LLM_ROUTER_URL"
             ) from error
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+        except httpx.HTTPError as error:
             raise Refused(
                 f"cannot talk to {self.url}: {error or type(error).__name__}; look at its log", "lost"
             ) from error
@@ -130,4 +141,5 @@ class RouterClient:
 def _refusal(body: dict[str, Any]) -> Refused:
     error = body["error"]
     known = error if isinstance(error, dict) else {"message": str(error)}
-    return Refused(str(known.get("message", "unknown error")), str(known.get("code") or "error"))
+    message, code = str(known.get("message", "unknown error")), str(known.get("code") or "error")
+    return Refused(f"{message}; commands take it from {KEY_VARIABLE}" if code in _KEY_CODES else message, code)

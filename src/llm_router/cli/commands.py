@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
 from collections.abc import Mapping
-from importlib.metadata import entry_points
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -23,6 +20,7 @@ from llm_router.cli.guard import EXIT_CODES, FAILED, Commands, errors_as_json
 from llm_router.cli.history import history
 from llm_router.cli.install import install
 from llm_router.cli.log import LogFormat, log_to_stderr
+from llm_router.cli.options import DEFAULT_URL, ConfigOption, JsonOption, ModelArgument, UrlOption, backend_kinds
 from llm_router.cli.simulate import simulate
 from llm_router.config import check, examine, find, load
 from llm_router.config.problems import Problem
@@ -38,14 +36,7 @@ app = typer.Typer(
     help=f"One OpenAI-compatible endpoint in front of llama.cpp, SGLang, TabbyAPI and vLLM.\n\n{EXIT_CODES}",
 )
 
-ConfigOption = Annotated[
-    Path | None, typer.Option("--config", "-c", help="Configuration file; else the first in the usual folders.")
-]
-UrlOption = Annotated[str, typer.Option("--url", envvar="LLM_ROUTER_URL", help="Where the router listens.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
-ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A model's name or alias.", show_default=False)]
-DEFAULT_URL = "http://127.0.0.1:8002"
-KEY_VARIABLE = "LLM_ROUTER_KEY"
+_HIGHEST_PORT = 65535
 
 
 def _print_version(wanted: bool) -> None:
@@ -67,7 +58,9 @@ def _common(
 def serve(
     config: ConfigOption = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on, instead of the configured one.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on, instead of the configured one.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=_HIGHEST_PORT, help="Port to listen on, instead of the configured one.")
+    ] = None,
     log_format: Annotated[
         LogFormat, typer.Option(envvar="LLM_ROUTER_LOG_FORMAT", help="Of the log: `text`, or `json` for programs.")
     ] = LogFormat.TEXT,
@@ -81,9 +74,9 @@ def serve(
     path = find(config)
     given = {"host": host, "router_port": port}
     overrides = {key: value for key, value in given.items() if value is not None}
-    examined = examine(path, overrides=overrides, kinds=_backend_kinds(), devices=_devices())
+    examined = examine(path, overrides=overrides, kinds=backend_kinds(), devices=_devices())
     if examined.config is None:
-        load(path, overrides=overrides, kinds=_backend_kinds())  # raises, with the whole list
+        load(path, overrides=overrides, kinds=backend_kinds())  # raises, with the whole list
     assert examined.config is not None
     for problem in examined.problems:
         print(f"warning: {problem}", file=sys.stderr)
@@ -97,7 +90,11 @@ def serve(
 
 
 @app.command()
-def demo(port: Annotated[int, typer.Option(help="Port to listen on; 0 takes any free one.")] = 8002) -> None:
+def demo(
+    port: Annotated[
+        int, typer.Option(min=0, max=_HIGHEST_PORT, help="Port to listen on; 0 takes any free one.")
+    ] = 8002,
+) -> None:
     """Run the router with models found on this machine, or small ones it fetches or makes: nothing to configure.
 
     Exit codes: 0 stopped as told; 1 it can't start.
@@ -115,13 +112,14 @@ def check_command(config: ConfigOption = None, as_json: JsonOption = False) -> N
 
     Exit codes: 0 no problems; 1 problems; 2 the file can't be read.
     """
-    path = find(config)
-    problems = check(path, kinds=_backend_kinds(), devices=_devices())
+    with errors_as_json(as_json):
+        path = find(config)
+        problems = check(path, kinds=backend_kinds(), devices=_devices())
     if as_json:
         print(json.dumps({"file": str(path), "problems": [problem.as_json() for problem in problems]}, indent=2))
     else:
         for problem in problems:
-            print(problem)
+            print(problem, flush=True)  # before what goes to stderr, also where both are one pipe
         print(f"{path}: {_summary(problems)}", file=sys.stderr)
     raise typer.Exit(FAILED if problems else 0)
 
@@ -133,17 +131,16 @@ def status(url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
     Exit codes: 0 shown; 1 something else answers there; 3 the router is not running.
     """
     with errors_as_json(as_json):
-        current = _client(url).status()
+        current = RouterClient(url).status()
     if as_json:
         print(json.dumps(current, indent=2))
         return
     for line in show.configuration(current):
         print(line, file=sys.stderr)
-    console = _console()
-    console.print(show.status_table(current))
+    show.print_out(show.status_table(current))
     if current["devices"]:
-        console.print()
-        console.print(show.device_table(current))
+        print()
+        show.print_out(show.device_table(current))
 
 
 @app.command()
@@ -154,11 +151,11 @@ def why(model: ModelArgument, url: UrlOption = DEFAULT_URL, as_json: JsonOption 
     Exit codes: 0 shown; 1 no such model; 3 the router is not running.
     """
     with errors_as_json(as_json):
-        found = _client(url).why(model)
+        found = RouterClient(url).why(model)
     if as_json:
         print(json.dumps(found, indent=2))
     else:
-        _console().print(explain.why(found))
+        show.print_out(explain.why(found))
 
 
 @app.command("load")
@@ -168,7 +165,7 @@ def load_command(model: ModelArgument, url: UrlOption = DEFAULT_URL, as_json: Js
     With --json: one object a line. Exit codes: 0 ready; 1 it can't be loaded; 3 the router is not running; 130
     interrupted.
     """
-    steps = _client(url).load(model)
+    steps = RouterClient(url).load(model)
     if as_json:
         with errors_as_json(as_json):
             for step in steps:
@@ -185,7 +182,7 @@ def unload(model: ModelArgument, url: UrlOption = DEFAULT_URL, as_json: JsonOpti
     Exit codes: 0 gone; 1 refused; 3 the router is not running; 130 interrupted.
     """
     with errors_as_json(as_json):
-        outcome = _client(url).unload(model)
+        outcome = RouterClient(url).unload(model)
     if as_json:
         print(json.dumps(outcome))
     else:
@@ -200,7 +197,7 @@ def reload_command(url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) ->
     Exit codes: 0 the file is in force; 1 it has mistakes; 3 the router is not running.
     """
     with errors_as_json(as_json):
-        outcome = _client(url).reload()
+        outcome = RouterClient(url).reload()
     if as_json:
         print(json.dumps(outcome, indent=2))
         return
@@ -221,7 +218,7 @@ def logs(
 
     Exit codes: 0 printed; 1 no such model; 3 the router is not running; 130 interrupted.
     """
-    for line in _client(url).logs(model, lines=lines, follow=follow):
+    for line in RouterClient(url).logs(model, lines=lines, follow=follow):
         print(line, flush=follow)
 
 
@@ -231,21 +228,6 @@ app.command()(simulate)
 app.add_typer(keys.app, name="keys")
 app.command()(install)
 app.command()(discover)
-
-
-def _client(url: str) -> RouterClient:
-    """The key comes from the environment: everybody on the machine can read a command line."""
-    return RouterClient(url, os.environ.get(KEY_VARIABLE) or None)
-
-
-def _console() -> Console:
-    """Into a pipe every row is one line, however long."""
-    return Console() if sys.stdout.isatty() else Console(width=500)
-
-
-def _backend_kinds() -> set[str]:
-    """Names alone; importing the backends is the composition root's business."""
-    return {point.name for point in entry_points(group="llm_router.backends")}
 
 
 def _devices() -> Mapping[str, DeviceReading]:

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
+from llm_router.cli.show import print_out
 from llm_router.core.specs import PolicySpec
 from llm_router.errors import ConfigError
 from llm_router.simulation import files, plot, public, report
@@ -51,9 +52,8 @@ def run(sources: Sequence[str], options: Options, *, as_json: bool, picture: Pat
     if as_json:
         print(json.dumps(report.as_json(comparison), indent=2))
     else:
-        console = Console() if sys.stdout.isatty() else Console(width=500)
-        console.print(f"{trace.name}: {len(trace.calls)} requests; {trace.about}", highlight=False, soft_wrap=True)
-        console.print(_table(comparison))
+        print(f"{trace.name}: {len(trace.calls)} requests; {trace.about}")
+        print_out(_table(comparison))
     if picture is not None:
         _draw(trace, runs, picture)
         print(f"drawn: {picture}", file=sys.stderr)

@@ -27,7 +27,10 @@ def run(port: int) -> int:
         with Reporter(console) as report:
             data = demo.prepare(cache, report)
     except OSError as error:
-        raise ConfigError(f"cannot write {cache}: {error.strerror}; set XDG_CACHE_HOME to another folder") from error
+        why = error.strerror or error  # numpy has no number for a full disk, and so no words
+        raise ConfigError(
+            f"cannot write {cache}: {why}; make room there, or set XDG_CACHE_HOME to another folder"
+        ) from error
     config = Config.model_validate({**data, "router_port": port})
     return router.serve(config, None, lambda url: console.print(_welcome(config, url), soft_wrap=True))
 

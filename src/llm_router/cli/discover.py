@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from llm_router.cli.guard import errors_as_json
+from llm_router.cli.options import JsonOption
 from llm_router.errors import ConfigError
 
 
@@ -46,7 +47,7 @@ def discover(
             "--from-llama-swap", metavar="FILE", help="Take the models from a configuration of llama-swap instead."
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Find the models on this machine, say what serves each and what it takes in memory, and write them into a
     configuration.

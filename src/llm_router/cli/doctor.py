@@ -8,29 +8,30 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console, Group
+from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
-from llm_router.cli.client import NotRunning, Refused, RouterClient
+from llm_router.cli.client import NotRunning, Refused, RouterClient, address
 from llm_router.cli.guard import FAILED
+from llm_router.cli.options import DEFAULT_URL, ConfigOption, JsonOption, router_url
+from llm_router.cli.show import print_out
 from llm_router.config import find, load
 from llm_router.doctor.finding import Finding, Verdict, ok, problem, warning
 from llm_router.errors import LlmRouterError
 
-DEFAULT_URL = "http://127.0.0.1:8002"
 _MARKS = {Verdict.OK: "[green]ok[/]", Verdict.WARNING: "[yellow]warning[/]", Verdict.PROBLEM: "[red]problem[/]"}
 
 
 def doctor(
-    config: Annotated[
-        Path | None, typer.Option("--config", "-c", help="Configuration file; else the first in the usual folders.")
-    ] = None,
+    config: ConfigOption = None,
     url: Annotated[
         str | None,
-        typer.Option("--url", envvar="LLM_ROUTER_URL", help="Where the router listens, else as configured."),
+        typer.Option(
+            "--url", envvar="LLM_ROUTER_URL", callback=router_url, help="Where the router listens, else as configured."
+        ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Look at this machine: GPU and driver, engines, units, ports, files, rights, limits, the configuration, whether a
     router is running. Says what to do about what it finds; changes nothing.
@@ -44,17 +45,15 @@ def doctor(
     if as_json:
         print(json.dumps({"findings": [finding.as_json() for finding in findings]}, indent=2))
     else:
-        Console().print(shown(findings))
+        print_out(shown(findings))
     raise typer.Exit(FAILED if any(finding.verdict is Verdict.PROBLEM for finding in findings) else 0)
 
 
 def _configured(given: Path | None) -> str:
     try:
-        config = load(find(given))
+        return address(load(find(given)))
     except LlmRouterError:
         return DEFAULT_URL
-    host = "127.0.0.1" if config.host in ("0.0.0.0", "::") else config.host  # noqa: S104 -- where it listens
-    return f"http://[{host}]:{config.router_port}" if ":" in host else f"http://{host}:{config.router_port}"
 
 
 def _router(url: str) -> tuple[Finding, bool]:

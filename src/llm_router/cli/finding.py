@@ -18,7 +18,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from llm_router.cli.demo import Reporter
-from llm_router.cli.target import Outcome, Target, kinds
+from llm_router.cli.options import backend_kinds
+from llm_router.cli.show import print_out
+from llm_router.cli.target import Outcome, Target
 from llm_router.config import Config, ConfigUnreadable, examine, find
 from llm_router.hardware.reading import open_reader
 from llm_router.models import discover_entry, discover_places
@@ -121,7 +123,7 @@ def _places(folders: Sequence[Path]) -> list[Path]:
 def _usual_config() -> Config | None:
     """The configuration that is in use, to say what is in it already; one with mistakes says nothing."""
     try:
-        return examine(find(), kinds=kinds(), look_at_files=False).config
+        return examine(find(), kinds=backend_kinds(), look_at_files=False).config
     except ConfigUnreadable:
         return None
 
@@ -223,7 +225,6 @@ def _any(texts: Sequence[str], patterns: Sequence[str]) -> bool:
 
 
 def _show(rows: Sequence[Row], found: Discovery, context: int) -> None:
-    console = Console(highlight=False) if sys.stdout.isatty() else Console(width=500, highlight=False)
     has_gpu = _gpus_mib() is not None
     table = Table(box=None, pad_edge=False)
     for title in ("NAME", "USE", "FORMAT"):
@@ -234,9 +235,9 @@ def _show(rows: Sequence[Row], found: Discovery, context: int) -> None:
     table.add_column("CONFIGURED")
     for row in rows:
         table.add_row(*(escape(cell) for cell in _cells(row, has_gpu=has_gpu)))
-    console.print(table)
+    print_out(table)
     for line in _footnotes(rows, found, context):
-        console.print(escape(line), soft_wrap=True)
+        print(line)
 
 
 def _cells(row: Row, *, has_gpu: bool) -> Iterator[str]:

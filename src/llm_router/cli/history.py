@@ -7,15 +7,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
-from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from llm_router.cli.show import duration, memory
+from llm_router.cli.guard import errors_as_json
+from llm_router.cli.options import ConfigOption, JsonOption
+from llm_router.cli.show import duration, memory, print_out
 from llm_router.config import find, load
 from llm_router.history import reading
 from llm_router.history.base import LoadRecord, RequestRecord
@@ -27,29 +27,28 @@ def history(
     ] = None,
     requests: Annotated[bool, typer.Option("--requests", help="The last requests instead of the last loads.")] = False,
     count: Annotated[int, typer.Option("--lines", "-n", min=1, help="How many of them.")] = 20,
-    config: Annotated[
-        Path | None, typer.Option("--config", "-c", help="Configuration file; else the first in the usual folders.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Show the last loads: when, how long, what they held, why they failed. Or the last requests: how they ended, how
     long they waited, their tokens; a running router writes them down every ten seconds, and never what they said.
 
     Exit codes: 0 shown; 1 the history can't be read; 2 the configuration can't be read.
     """
-    settings = load(find(config))
-    path = settings.state_folder / "history.sqlite"
-    name = None if model is None else settings.canonical(model) or model
-    if requests:
-        ended = reading.requests(path, model=name, count=count)
-        table, records = _requests(ended), [asdict(record) for record in ended]
-    else:
-        begun = reading.loads(path, model=name, count=count)
-        table, records = _loads(begun), [asdict(record) for record in begun]
+    with errors_as_json(as_json):
+        settings = load(find(config))
+        path = settings.state_folder / "history.sqlite"
+        name = None if model is None else settings.canonical(model) or model
+        if requests:
+            ended = reading.requests(path, model=name, count=count)
+            table, records = _requests(ended), [asdict(record) for record in ended]
+        else:
+            begun = reading.loads(path, model=name, count=count)
+            table, records = _loads(begun), [asdict(record) for record in begun]
     if as_json:
         print(json.dumps({"requests" if requests else "loads": records}, indent=2))
     elif records:
-        (Console() if sys.stdout.isatty() else Console(width=500)).print(table)
+        print_out(table)
     else:
         print(f"nothing is written down yet in {path}", file=sys.stderr)
 

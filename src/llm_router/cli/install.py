@@ -6,16 +6,16 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Collection
 from dataclasses import replace
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from llm_router.cli.client import address
 from llm_router.cli.guard import FAILED
+from llm_router.cli.options import backend_kinds
 from llm_router.config import examine
 from llm_router.config.schema import Config
 from llm_router.install import findings, needs, plan, proof, wanted
@@ -84,7 +84,7 @@ class Installer:
         print(f"{count} steps done." if count else "Everything was there already.")
         self._forget_older_releases()
         settled = self._parsed(self._layout.config)
-        url = _url(settled)
+        url = address(settled)
         self._warn_of_unreadable(settled)
         if proven:
             said = proof.chat(url, _tell, key=os.environ.get("LLM_ROUTER_KEY"))
@@ -160,7 +160,7 @@ class Installer:
         return wanted.configuration(engines, models, port=port, layout=self._layout, in_units=in_units)
 
     def _parsed(self, path: Path) -> Config:
-        examined = examine(path, kinds=_kinds(), look_at_files=False)
+        examined = examine(path, kinds=backend_kinds(), look_at_files=False)
         if examined.config is None:
             problems = "\n".join(f"  {problem}" for problem in examined.problems)
             raise InstallError(f"cannot install with {path}: it has mistakes\n{problems}")
@@ -219,11 +219,6 @@ def _tell(step: str) -> None:
     print(f"- {step}", flush=True)
 
 
-def _url(config: Config) -> str:
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.host, config.host)  # noqa: S104 -- asked, not bound
-    return f"http://[{host}]:{config.router_port}" if ":" in host else f"http://{host}:{config.router_port}"
-
-
 def _chosen(models: list[LocalModel], answer: str) -> list[LocalModel]:
     if answer.strip().lower() == "all":
         return models
@@ -236,7 +231,3 @@ def _chosen(models: list[LocalModel], answer: str) -> list[LocalModel]:
 
 def _units(config: Config) -> dict[str, str]:
     return wanted.units_of({name: model.model_dump() for name, model in config.models.items()})
-
-
-def _kinds() -> Collection[str]:
-    return {point.name for point in entry_points(group="llm_router.backends")}

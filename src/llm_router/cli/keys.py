@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from llm_router.cli.options import JsonOption
 from llm_router.config.keys import new
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Make keys for clients.")
@@ -22,7 +23,7 @@ def _group() -> None:
 def new_command(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Who it is for; stands in logs.", show_default=False)],
     admin: Annotated[bool, typer.Option("--admin", help="It may manage the router too.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Print a new key, once, and the line for "keys" in the configuration, which holds only its hash.
 

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Iterable
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn
 from rich.table import Table
 
+_NARROWEST = 80
+_ONE_LINE = 500
 _COLOURS = {
     "ready": "green",
     "failed": "red",
     "parked": "cyan",
     **dict.fromkeys(("starting", "waking", "draining", "parking", "stopping"), "yellow"),
 }
+
+
+def print_out(what: RenderableType) -> None:
+    """On stdout. Into a pipe every row is one line, however long. A terminal of fewer columns wraps the lines itself:
+    made to fit, names would be cut off and notes would have a letter a line."""
+    width = max(shutil.get_terminal_size().columns, _NARROWEST) if sys.stdout.isatty() else _ONE_LINE
+    Console(width=width, highlight=False).print(what)
 
 
 def duration(seconds: float | None) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from llm_router.cli.options import JsonOption
 from llm_router.core.specs import PolicySpec
 from llm_router.errors import ConfigError
 
@@ -48,7 +49,7 @@ def simulate(
         Path | None, typer.Option("--plot", help="Draw waits and loaded models into this .svg or .png.")
     ] = None,
     dump: Annotated[bool, typer.Option("--dump", help="Print the trace as JSON lines instead of playing it.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Play a trace of requests through the real scheduler on a virtual clock, and through the rules of other tools.
 

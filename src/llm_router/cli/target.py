@@ -9,10 +9,10 @@ import difflib
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+from llm_router.cli.options import backend_kinds
 from llm_router.config import Config, examine
 from llm_router.config.merge import is_yaml, merged, written
 from llm_router.config.save import fatal_problems, save
@@ -66,11 +66,11 @@ class Target:
 
     def _existing(self) -> Config:
         assert self.merge is not None
-        fatal = fatal_problems(self.merge, kinds())
+        fatal = fatal_problems(self.merge, backend_kinds())
         if fatal:
             listed = "\n".join(f"  {problem}" for problem in fatal)
             raise ConfigError(f"cannot add to {self.merge}: correct what is wrong in it first\n{listed}")
-        config = examine(self.merge, kinds=kinds(), look_at_files=False).config
+        config = examine(self.merge, kinds=backend_kinds(), look_at_files=False).config
         assert config is not None
         return config
 
@@ -93,7 +93,7 @@ class Target:
             if not quiet:
                 _show_difference(before, after, self.file)
         elif after != before:
-            backup = save(self.file, after, kinds=kinds())
+            backup = save(self.file, after, kinds=backend_kinds())
         done = Outcome(file=self.file, added=added, kept=kept, backup=backup, is_dry=self.dry_run)
         if not quiet and not self.dry_run:
             _tell(done)
@@ -106,11 +106,6 @@ class Target:
             return self.merge.read_bytes().decode()
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"cannot read {self.merge}: {error}; name a readable file") from error
-
-
-def kinds() -> set[str]:
-    """The backends there are, by name alone; importing them is the composition root's business."""
-    return {point.name for point in entry_points(group="llm_router.backends")}
 
 
 def _keys(data: Mapping[str, Any]) -> list[str]:

@@ -41,6 +41,13 @@ class Text:
 
 def parse(content: str, file: Path) -> Text:
     """Raises: BadSyntax."""
+    try:
+        return _parsed(content, file)
+    except RecursionError as error:
+        raise BadSyntax(0, "it is nested too deeply", "write only keys that the reference has") from error
+
+
+def _parsed(content: str, file: Path) -> Text:
     if file.suffix == ".json":
         data = _parse_json(content)
     try:
