@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from typing import Any
 
 import pytest
-from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
 from llm_router.dialects import completion, responses_reply, responses_request
 from llm_router.dialects.responses_reply import ResponseTranslation
 from llm_router.errors import InvalidRequest
 
-_events: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
+
+# Imported where they are used, for that takes a second, which collecting the tests would cost every process.
+@functools.cache
+def official(name: str) -> TypeAdapter[Any]:
+    """What `openai.types.responses` has by this name."""
+    import openai.types.responses
+
+    return TypeAdapter(getattr(openai.types.responses, name))
 
 
 def translated(**request: Any) -> dict[str, Any]:
@@ -42,7 +49,7 @@ def events(stream: bytes) -> list[dict[str, Any]]:
         name, data = event.split("\n")
         said = json.loads(data.removeprefix("data: "))
         assert name == f"event: {said['type']}"
-        _events.validate_python(said)
+        official("ResponseStreamEvent").validate_python(said)
         found.append(said)
     assert [one["sequence_number"] for one in found] == list(range(len(found)))
     return found
@@ -191,7 +198,7 @@ def test_a_stream_of_thoughts_text_and_calls_has_every_event_in_order() -> None:
         "completed",
     ]
     final = found[-1]["response"]
-    Response.model_validate(final)
+    official("Response").validate_python(final)
     assert [item["type"] for item in final["output"]] == ["reasoning", "message", "function_call", "function_call"]
     assert final["output"][1]["content"][0]["text"] == "It rains."
     assert [item.get("arguments") for item in final["output"][2:]] == ['{"a":1}', "{}"]
@@ -206,6 +213,18 @@ def test_an_answer_that_was_too_long_is_incomplete() -> None:
     assert final["type"] == "response.incomplete"
     assert final["response"]["incomplete_details"] == {"reason": "max_output_tokens"}
     assert final["response"]["output"][0]["status"] == "incomplete"
+
+
+def test_what_was_cut_short_is_not_said_to_be_complete() -> None:
+    """An agent may run a call as soon as it is done."""
+    call = {"index": 0, "id": "c1", "function": {"name": "f", "arguments": '{"path": "/'}}
+    found = told(delta(reasoning_content="hm"), delta(content="a"), delta(tool_calls=[call]), delta("length"))
+    done = [one["item"] for one in found if one["type"] == "response.output_item.done"]
+    final = found[-1]["response"]["output"]
+    for items in (done, final):
+        assert [item.get("status") for item in items] == ["completed", "completed", "incomplete"]
+    cut = told(delta(content="a"), delta("length"))
+    assert [one["item"]["status"] for one in cut if one["type"] == "response.output_item.done"] == ["incomplete"]
 
 
 def test_the_reply_repeats_what_was_asked() -> None:
@@ -234,7 +253,7 @@ def test_a_reply_in_one_piece_is_a_response() -> None:
     }
     choice = {"index": 0, "message": message, "finish_reason": "stop"}
     body = translation(streams=False).whole(json.dumps({"choices": [choice], "usage": USAGE}).encode())
-    found = Response.model_validate_json(body)
+    found = official("Response").validate_json(body)
     assert found.output_text == "It rains."
     assert [item.type for item in found.output] == ["reasoning", "message", "function_call"]
     assert found.status == "completed"

@@ -8,8 +8,7 @@ import re
 from collections.abc import AsyncIterator
 from typing import Any
 
-import anthropic
-import ollama
+import official
 import pytest
 from routing import Start
 
@@ -93,14 +92,20 @@ async def url(start: Start, server: Scripted) -> str:
 
 
 @pytest.fixture
-async def claude(url: str) -> AsyncIterator[anthropic.AsyncAnthropic]:
-    async with anthropic.AsyncAnthropic(base_url=url, api_key="none", max_retries=0) as client:
+async def gpt(url: str) -> AsyncIterator[official.openai.AsyncOpenAI]:
+    async with official.openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
         yield client
 
 
 @pytest.fixture
-async def llama(url: str) -> AsyncIterator[ollama.AsyncClient]:
-    async with ollama.AsyncClient(host=url, verify=False) as client:
+async def claude(url: str) -> AsyncIterator[official.anthropic.AsyncAnthropic]:
+    async with official.anthropic.AsyncAnthropic(base_url=url, api_key="none", max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture
+async def llama(url: str) -> AsyncIterator[official.ollama.AsyncClient]:
+    async with official.ollama.AsyncClient(host=url, verify=False) as client:
         yield client
 
 
@@ -108,7 +113,9 @@ CITY: Json = {"type": "object", "properties": {"city": {"type": "string"}}}
 TOOLS: Any = [{"name": "weather", "description": "x", "input_schema": CITY}, {"name": "time", "input_schema": {}}]
 
 
-async def ask(client: anthropic.AsyncAnthropic, *, streams: bool, **more: Any) -> anthropic.types.Message:
+async def ask(
+    client: official.anthropic.AsyncAnthropic, *, streams: bool, **more: Any
+) -> official.anthropic.types.Message:
     asked = {"model": "m", "max_tokens": 50, "messages": [{"role": "user", "content": "hello"}], **more}
     if not streams:
         return await client.messages.create(**asked)
@@ -118,7 +125,7 @@ async def ask(client: anthropic.AsyncAnthropic, *, streams: bool, **more: Any) -
 
 @pytest.mark.parametrize("streams", [False, True])
 async def test_anthropics_client_makes_a_round_trip_with_tools(
-    claude: anthropic.AsyncAnthropic, server: Scripted, streams: bool
+    claude: official.anthropic.AsyncAnthropic, server: Scripted, streams: bool
 ) -> None:
     server.message = {"content": "Looking.", "reasoning_content": "two calls", "tool_calls": CALLS}
     server.finish = {"finish_reason": "tool_calls"}
@@ -148,9 +155,44 @@ async def test_anthropics_client_makes_a_round_trip_with_tools(
     assert [call["id"] for call in sent[1]["tool_calls"]] == [one["tool_call_id"] for one in sent[2:]]
 
 
+FUNCTIONS: Any = [
+    {"type": "function", "name": "weather", "parameters": CITY, "strict": False},
+    {"type": "function", "name": "time", "parameters": {}, "strict": False},
+]
+
+
+@pytest.mark.parametrize("streams", [False, True])
+async def test_openais_client_makes_a_round_trip_with_tools_by_responses(
+    gpt: official.openai.AsyncOpenAI, server: Scripted, streams: bool
+) -> None:
+    async def respond(input: Any) -> official.openai.types.responses.Response:  # noqa: A002 -- the API's own word
+        if not streams:
+            return await gpt.responses.create(model="m", input=input, tools=FUNCTIONS)
+        async with gpt.responses.stream(model="m", input=input, tools=FUNCTIONS) as stream:
+            return await stream.get_final_response()
+
+    server.message = {"content": "Looking.", "reasoning_content": "two calls", "tool_calls": CALLS}
+    server.finish = {"finish_reason": "tool_calls"}
+    history: list[Any] = [{"role": "user", "content": "hello"}]
+    said = await respond(history)
+    assert [item.type for item in said.output] == ["reasoning", "message", "function_call", "function_call"]
+    calls = [item for item in said.output if item.type == "function_call"]
+    assert [(call.call_id, call.name, call.arguments) for call in calls] == [
+        ("call_a", "weather", '{"city": "Oslo"}'),
+        ("call_b", "time", "{}"),
+    ]
+
+    server.message, server.finish = {"content": "Cold, at noon."}, {"finish_reason": "stop"}
+    results = [{"type": "function_call_output", "call_id": call.call_id, "output": call.name} for call in calls]
+    assert (await respond([*history, *said.output, *results])).output_text == "Cold, at noon."
+    sent = server.bodies[-1]["messages"]
+    assert [one["role"] for one in sent] == ["user", "assistant", "tool", "tool"]
+    assert [call["id"] for call in sent[1]["tool_calls"]] == [one["tool_call_id"] for one in sent[2:]]
+
+
 @pytest.mark.parametrize("streams", [False, True])
 async def test_anthropics_client_is_told_which_stop_sequence_it_was(
-    claude: anthropic.AsyncAnthropic, server: Scripted, streams: bool
+    claude: official.anthropic.AsyncAnthropic, server: Scripted, streams: bool
 ) -> None:
     server.finish = {"finish_reason": "stop", "stop_reason": "END"}
     message = await ask(claude, streams=streams, stop_sequences=["END", "STOP"])
@@ -158,7 +200,9 @@ async def test_anthropics_client_is_told_which_stop_sequence_it_was(
     assert server.bodies[-1]["stop"] == ["END", "STOP"]
 
 
-async def test_tokens_are_counted_in_tabbyapis_way_where_there_is_no_other(claude: anthropic.AsyncAnthropic) -> None:
+async def test_tokens_are_counted_in_tabbyapis_way_where_there_is_no_other(
+    claude: official.anthropic.AsyncAnthropic,
+) -> None:
     await ask(claude, streams=False)
     counted = await claude.messages.count_tokens(model="m", messages=[{"role": "user", "content": "hello"}])
     assert counted.input_tokens == 7
@@ -175,7 +219,7 @@ def weather(city: str) -> str:
 
 @pytest.mark.parametrize("streams", [False, True])
 async def test_ollamas_client_makes_a_round_trip_with_tools(
-    llama: ollama.AsyncClient, server: Scripted, streams: bool
+    llama: official.ollama.AsyncClient, server: Scripted, streams: bool
 ) -> None:
     server.message = {"content": "", "reasoning_content": "a call", "tool_calls": CALLS}
     server.finish = {"finish_reason": "tool_calls"}
@@ -197,10 +241,12 @@ async def test_ollamas_client_makes_a_round_trip_with_tools(
     assert [ids[one["tool_call_id"]] for one in sent[2:]] == [one["content"] for one in sent[2:]] == ["time", "weather"]
 
 
-async def talk(client: ollama.AsyncClient, history: list[Any], *, streams: bool, **more: Any) -> ollama.Message:
+async def talk(
+    client: official.ollama.AsyncClient, history: list[Any], *, streams: bool, **more: Any
+) -> official.ollama.Message:
     if not streams:
         return (await client.chat(model="m", messages=history, tools=[weather], **more)).message
-    found = ollama.Message(role="assistant", content="", thinking="", tool_calls=None)
+    found = official.ollama.Message(role="assistant", content="", thinking="", tool_calls=None)
     async for part in await client.chat(model="m", messages=history, tools=[weather], stream=True, **more):
         found.content = (found.content or "") + (part.message.content or "")
         found.thinking = (found.thinking or "") + (part.message.thinking or "")

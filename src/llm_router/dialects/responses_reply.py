@@ -180,7 +180,7 @@ class ResponseTranslation:
         return [
             self._event(f"response.{_text_of(item)}.done", done),
             self._event("response.content_part.done", self._place(item) | {"part": item.as_part()}),
-            self._item_event("done", item, "completed"),
+            self._item_event("done", item, self._status_of(item, self._status()[0])),
         ]
 
     def _close_calls(self) -> list[bytes]:
@@ -188,7 +188,7 @@ class ResponseTranslation:
         for call in self._calls.values():
             done = {"item_id": call.id, "output_index": call.index, "name": call.about["name"]}
             out.append(self._event("response.function_call_arguments.done", done | {"arguments": "".join(call.text)}))
-            out.append(self._item_event("done", call, "completed"))
+            out.append(self._item_event("done", call, self._status_of(call, self._status()[0])))
         return out
 
     def end(self) -> bytes:
@@ -215,9 +215,12 @@ class ResponseTranslation:
         reason = _INCOMPLETE.get((self._finish.finish_reason if self._finish is not None else None) or "")
         return ("completed", None) if reason is None else ("incomplete", {"reason": reason})
 
+    def _status_of(self, item: _Item, status: str) -> str:
+        """`status`: the response's. What was cut short is the last of its items."""
+        return "completed" if status == "completed" or item is not self._items[-1] else "incomplete"
+
     def _response(self, status: str, details: dict[str, str] | None) -> dict[str, Any]:
         is_over = status in ("completed", "incomplete")
-        item_status = "completed" if status == "completed" else "incomplete"
         return {
             "id": self._id,
             "object": "response",
@@ -228,7 +231,7 @@ class ResponseTranslation:
             "error": None,
             "incomplete_details": details,
             "model": self._model,
-            "output": [item.as_item(item_status) for item in self._items],
+            "output": [item.as_item(self._status_of(item, status)) for item in self._items],
             "previous_response_id": None,
             "store": False,
             **self._echo,
