@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
-import openai
+import official
 import pytest
 from nursery import PROGRAMS
 from routing import RouterProcess, Start, fake, numbers
@@ -142,13 +142,13 @@ async def test_texts_are_embedded(router: RouterProcess, http: httpx.AsyncClient
 
 
 async def test_errors_are_those_of_openais_client(chat: Chat) -> None:
-    with pytest.raises(openai.NotFoundError, match="cannot find the model"):
+    with pytest.raises(official.openai.NotFoundError, match="cannot find the model"):
         await chat("nope").ainvoke("hello")
-    with pytest.raises(openai.InternalServerError, match="failing") as failed:
+    with pytest.raises(official.openai.InternalServerError, match="failing") as failed:
         await chat("failing").ainvoke("hello")
     assert failed.value.status_code == 503
     text = ""
-    with pytest.raises(openai.APIError) as broken:
+    with pytest.raises(official.openai.APIError) as broken:
         async for piece in chat("dying", default_headers={"X-LLM-Router-Status": "off"}).astream("hello"):
             text += str(piece.content)
     assert text == " I am dying: 1 2"

@@ -6,20 +6,20 @@ import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-import anthropic
+import official
 import pytest
 from routing import RouterProcess, Start, fake, numbers
 
 MESSAGES: Any = [{"role": "user", "content": "hello"}]
-ClientFor = Callable[[RouterProcess], anthropic.AsyncAnthropic]
+ClientFor = Callable[[RouterProcess], "official.anthropic.AsyncAnthropic"]
 
 
 @pytest.fixture
 async def client_for() -> AsyncIterator[ClientFor]:
-    clients: list[anthropic.AsyncAnthropic] = []
+    clients: list[official.anthropic.AsyncAnthropic] = []
 
-    def client_for(router: RouterProcess) -> anthropic.AsyncAnthropic:
-        clients.append(anthropic.AsyncAnthropic(base_url=router.url, api_key="none", max_retries=0))
+    def client_for(router: RouterProcess) -> official.anthropic.AsyncAnthropic:
+        clients.append(official.anthropic.AsyncAnthropic(base_url=router.url, api_key="none", max_retries=0))
         return clients[-1]
 
     yield client_for
@@ -212,14 +212,14 @@ async def test_an_agents_traffic_reaches_the_server_as_chat_completions(
 
 async def test_errors_are_raised_as_the_clients_own_classes(fakes: RouterProcess, client_for: ClientFor) -> None:
     client = client_for(fakes)
-    with pytest.raises(anthropic.NotFoundError, match="cannot find the model") as missing:
+    with pytest.raises(official.anthropic.NotFoundError, match="cannot find the model") as missing:
         await client.messages.create(model="nope", max_tokens=1, messages=MESSAGES)
     assert missing.value.body["error"]["type"] == "not_found_error"  # type: ignore[index]
-    with pytest.raises(anthropic.NotFoundError):
+    with pytest.raises(official.anthropic.NotFoundError):
         await client.messages.count_tokens(model="nope", messages=MESSAGES)
-    with pytest.raises(anthropic.BadRequestError, match="cannot read the request"):
+    with pytest.raises(official.anthropic.BadRequestError, match="cannot read the request"):
         await client.messages.create(model="a", max_tokens=1, messages=[{"role": "robot", "content": "x"}])  # type: ignore[typeddict-item]
-    with pytest.raises(anthropic.InternalServerError, match="failing") as failed:
+    with pytest.raises(official.anthropic.InternalServerError, match="failing") as failed:
         await client.messages.create(model="failing", max_tokens=1, messages=MESSAGES)
     assert failed.value.status_code == 503
     assert failed.value.body["error"]["type"] == "overloaded_error"  # type: ignore[index]
@@ -227,7 +227,7 @@ async def test_errors_are_raised_as_the_clients_own_classes(fakes: RouterProcess
 
 async def test_an_error_in_a_stream_ends_it_in_an_error_event(fakes: RouterProcess, client_for: ClientFor) -> None:
     text = ""
-    with pytest.raises(anthropic.APIStatusError) as caught:
+    with pytest.raises(official.anthropic.APIStatusError) as caught:
         async with client_for(fakes).messages.stream(model="dying", max_tokens=99, messages=MESSAGES) as stream:
             async for piece in stream.text_stream:
                 text += piece

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import httpx
-import ollama
+import official
 import pytest
 from routing import RouterProcess, Start, fake, numbers, until
 
@@ -21,15 +21,15 @@ async def router(start: Start, tiny_models: dict[str, Any]) -> RouterProcess:
     return await start(tiny_models)
 
 
-ClientFor = Callable[[RouterProcess], ollama.AsyncClient]
+ClientFor = Callable[[RouterProcess], "official.ollama.AsyncClient"]
 
 
 @pytest.fixture
 async def client_for() -> AsyncIterator[ClientFor]:
-    clients: list[ollama.AsyncClient] = []
+    clients: list[official.ollama.AsyncClient] = []
 
-    def client_for(router: RouterProcess) -> ollama.AsyncClient:
-        clients.append(ollama.AsyncClient(host=router.url, verify=False))
+    def client_for(router: RouterProcess) -> official.ollama.AsyncClient:
+        clients.append(official.ollama.AsyncClient(host=router.url, verify=False))
         return clients[-1]
 
     yield client_for
@@ -87,6 +87,11 @@ async def test_a_model_that_was_listed_here_can_be_asked_in_openais_way_too(a_ro
     assert said.text == numbers("a", 30)
     assert {chunk["model"] for chunk in said.chunks} == {"a:latest"}
     assert (await a_router.chat("nope:latest")).status == 404
+    async with a_router.client() as client:
+        for path, more in (("/v1/responses", {"input": "hi"}), ("/v1/messages/count_tokens", {"messages": MESSAGES})):
+            assert (await client.post(path, json={"model": "a:latest", **more})).status_code == 200, path
+            assert (await client.post(path, json={"model": "nope:latest", **more})).status_code == 404, path
+        assert (await client.get("/v1/models/a:latest")).json()["id"] == "a"
 
 
 async def test_embeddings_come_in_both_forms(router: RouterProcess, client_for: ClientFor) -> None:
@@ -188,7 +193,7 @@ async def test_errors_are_the_clients_own(router: RouterProcess, client_for: Cli
         client.embed(model="nope", input="x"),
         client.show("nope"),
     ):
-        with pytest.raises(ollama.ResponseError, match="cannot find the model") as caught:
+        with pytest.raises(official.ollama.ResponseError, match="cannot find the model") as caught:
             await call
         assert caught.value.status_code == 404
 
@@ -277,7 +282,7 @@ async def test_open_webuis_own_requests_load_nothing_here_either(a_router: Route
 async def test_a_failed_load_is_an_error_with_the_servers_last_words(
     a_router: RouterProcess, client_for: ClientFor
 ) -> None:
-    with pytest.raises(ollama.ResponseError, match="failing") as caught:
+    with pytest.raises(official.ollama.ResponseError, match="failing") as caught:
         await client_for(a_router).generate(model="failing")
     assert caught.value.status_code == 503
 

@@ -9,7 +9,6 @@ import time
 from typing import Any
 
 import pytest
-import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from routing import RouterProcess, Start, fake
@@ -29,6 +28,8 @@ def check(status: int, kind: str, body: bytes, what: str) -> None:
 
 def play(url: str, examples: int, until: float) -> int:
     """Every operation, so many times or as long as there is time. Returns how many requests that were."""
+    import schemathesis  # here, for it takes half a second, which collecting the tests would cost every process
+
     schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
     count = 0
     operations = [found.ok() for found in schema.get_all_operations()]

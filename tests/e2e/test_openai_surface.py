@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import openai
+import official
 import pytest
 from engines import program
 from routing import RouterProcess, Start, fake, numbers
@@ -20,8 +20,8 @@ QUICK = ("--count", "5")
 PICTURE = "data:image/png;base64,iVBORw0KGgo="
 
 
-def client_for(router: RouterProcess) -> openai.AsyncOpenAI:
-    return openai.AsyncOpenAI(base_url=f"{router.url}/v1", api_key="none", max_retries=0)
+def client_for(router: RouterProcess) -> official.openai.AsyncOpenAI:
+    return official.openai.AsyncOpenAI(base_url=f"{router.url}/v1", api_key="none", max_retries=0)
 
 
 class Elsewhere:

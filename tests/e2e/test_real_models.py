@@ -7,7 +7,7 @@ import os
 import signal
 from typing import Any
 
-import openai
+import official
 import pytest
 from routing import RouterProcess, Start, numbers
 
@@ -21,8 +21,8 @@ async def router(start: Start, tiny_models: dict[str, Any]) -> RouterProcess:
     return await start(tiny_models)
 
 
-def client_for(router: RouterProcess) -> openai.AsyncOpenAI:
-    return openai.AsyncOpenAI(base_url=f"{router.url}/v1", api_key="none", max_retries=0)
+def client_for(router: RouterProcess) -> official.openai.AsyncOpenAI:
+    return official.openai.AsyncOpenAI(base_url=f"{router.url}/v1", api_key="none", max_retries=0)
 
 
 async def test_three_requests_to_two_models_give_three_real_answers(router: RouterProcess) -> None:
@@ -86,9 +86,9 @@ async def test_the_official_client_chats_streams_embeds_and_sees_errors(router: 
         assert models == {"tiny-a", "tiny-b", "tiny-embed"}
         assert (await client.models.retrieve("tiny-a")).id == "tiny-a"
 
-        with pytest.raises(openai.NotFoundError, match="cannot find the model"):
+        with pytest.raises(official.openai.NotFoundError, match="cannot find the model"):
             await client.chat.completions.create(model="nope", messages=MESSAGES)
-        with pytest.raises(openai.BadRequestError):
+        with pytest.raises(official.openai.BadRequestError):
             await client.chat.completions.create(model="tiny-b", messages=[{"role": "user"}])  # type: ignore[typeddict-item, list-item]
 
 
@@ -97,7 +97,7 @@ async def test_an_official_client_sees_a_failed_load_as_an_error(start: Start, t
     broken.write_bytes(b"GGUF" + b"\0" * 100)
     router = await start({"broken": {"backend": "llamacpp", "path": str(broken)}})
     async with client_for(router) as client:
-        with pytest.raises(openai.InternalServerError) as caught:
+        with pytest.raises(official.openai.InternalServerError) as caught:
             await client.chat.completions.create(model="broken", messages=MESSAGES)
     assert caught.value.status_code == 503
     assert caught.value.code == "model_load_failed"
