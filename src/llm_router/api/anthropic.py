@@ -12,6 +12,7 @@ from llm_router.api.aside import ask
 from llm_router.api.converse import Asked, Conversation
 from llm_router.dialects import anthropic_errors, anthropic_reply, anthropic_request
 from llm_router.dialects.anthropic_reply import MessageTranslation
+from llm_router.dialects.ollama_request import untagged
 from llm_router.errors import LlmRouterError, ModelNotFound
 from llm_router.relay.request import Kind, Target
 from llm_router.relay.services import Services
@@ -87,7 +88,7 @@ class _CountTokens:
     async def _count(self, body: bytes) -> tuple[int, bool]:
         """How many tokens, and whether that is only an estimate."""
         asked = anthropic_request.read(body, counting=True)
-        if asked.model not in self._services.models:
+        if not {asked.model, untagged(asked.model)} & self._services.models.keys():
             raise ModelNotFound(f"cannot find the model {asked.model[:200]!r}: GET /v1/models lists them")
         whole = msgspec.json.encode({"model": asked.model, "text": asked.messages})
         for path, question in ((_COUNT, body), (_ENCODE, whole)):

@@ -8,6 +8,7 @@ from typing import Any
 
 from llm_router.backends.base import Facts
 from llm_router.core.scheduler import Scheduler
+from llm_router.dialects.ollama_request import untagged
 from llm_router.relay.gate import asking
 
 
@@ -50,8 +51,8 @@ class Catalog:
         self._by_name = {alias: entry for entry in entries for alias in (*entry.aliases, entry.name)}
 
     def find(self, name: str) -> Entry | None:
-        """By name or alias."""
-        return self._by_name.get(name)
+        """By name or alias, with or without Ollama's `:latest`."""
+        return self._by_name.get(name) or self._by_name.get(untagged(name))
 
     def find_known(self, name: str) -> Entry | None:
         """By name or alias, if whoever asks may know of it."""

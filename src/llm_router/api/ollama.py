@@ -89,8 +89,8 @@ class Ollama:
         return msgspec.json.encode(await self._shelf.show(entry, verbose=verbose))
 
     def _find(self, name: str) -> Entry:
-        """By name or alias, with or without `:latest`. Raises: ModelNotFound."""
-        entry = self._catalog.find(name) or self._catalog.find(ollama_request.untagged(name))
+        """Raises: ModelNotFound."""
+        entry = self._catalog.find(name)
         if entry is None:
             raise _unknown(name)
         return entry
