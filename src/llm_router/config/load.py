@@ -14,7 +14,7 @@ from pathlib import Path
 import platformdirs
 from pydantic import ValidationError
 
-from llm_router.config import environment, files, groups, idleness, keys, problems, room, rules
+from llm_router.config import environment, extras, files, groups, idleness, keys, problems, room, rules
 from llm_router.config.problems import Problem
 from llm_router.config.room import Devices
 from llm_router.config.rules import Mistake
@@ -130,7 +130,7 @@ def examine(
     mistakes += [mistake for mistake in refused if mistake.key or not conflicts] + conflicts
     mistakes += _unknown_kinds(data, kinds)
     if config is not None:
-        mistakes += [*keys.read(config, os.environ)[1], *idleness.mistakes(config)]
+        mistakes += [*keys.read(config, os.environ)[1], *idleness.mistakes(config), *extras.missing(config)]
     found = _located(mistakes, path, text)
     if config is not None and look_at_files:
         found += _located(files.missing(config), path, text, fatal=False)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from llm_router.config.schema import Config
 
-NEEDS_RESTART = frozenset({"host", "router_port", "state_dir", "max_body"})
+NEEDS_RESTART = frozenset({"host", "router_port", "state_dir", "max_body", "tracing"})
 """Settings that hold from the start to the end of a run; all others are in force at once."""
 
 _SECTIONS = frozenset({"models", "backends"})  # told by what they mean for each model

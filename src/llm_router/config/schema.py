@@ -260,6 +260,10 @@ class Config(_Section):
     for one request."""
     performance_line: PerformanceLine = "auto"
     """Whether a chat reply ends with its speed; `auto` means for people, not for programs."""
+    tracing: bool = False
+    """Send a trace of each request and each load to an OpenTelemetry collector, by OTLP over HTTP. Needs
+    `pip install 'llm-router[otel]'`; where to, `OTEL_EXPORTER_OTLP_ENDPOINT` and the other `OTEL_` variables of the
+    environment say."""
     on_exit: Literal["stop", "leave"] = "stop"
     """What happens to loaded models when the router ends. `leave` keeps them running, and the next start adopts
     them."""
