@@ -43,17 +43,19 @@ class Target:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scale:
-    """How much of everything. `flood_chunks`: per stream, far more than sockets buffer; `held`: silent streams."""
+    """How much of everything. `flood_chunks`: per stream, far more than sockets buffer; `held`: silent streams;
+    `idle_s`: how long nobody asks, some of the longest pauses between anything that a proxy does by itself."""
 
     rounds: int
     request_s: float
     paced_chunks: int
     flood_chunks: int
     held: int
+    idle_s: float
 
 
-FULL = Scale(rounds=5, request_s=0.8, paced_chunks=200, flood_chunks=4000, held=500)
-QUICK = Scale(rounds=1, request_s=0.6, paced_chunks=80, flood_chunks=4000, held=200)
+FULL = Scale(rounds=5, request_s=0.8, paced_chunks=200, flood_chunks=4000, held=500, idle_s=3.0)
+QUICK = Scale(rounds=1, request_s=0.6, paced_chunks=80, flood_chunks=4000, held=200, idle_s=1.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,11 +89,13 @@ class Cell:
 
 
 @dataclass(slots=True)
-class Memory:
-    """KiB of the whole tree: after everything, and for each open stream that is silent."""
+class AtRest:
+    """What the tree costs beside the work. `after_kib`: resident after everything; `per_stream_kib`: for each open
+    stream that is silent; `idle_ms_per_s`: CPU time while nobody asks."""
 
     after_kib: int | None = None
     per_stream_kib: float | None = None
+    idle_ms_per_s: float | None = None
 
 
 @dataclass(slots=True)
@@ -101,7 +105,7 @@ class DataPlane:
     targets: list[str]
     workloads: list[Workload]
     cells: dict[tuple[str, str], Cell] = field(default_factory=dict)
-    memory: dict[str, Memory] = field(default_factory=dict)
+    at_rest: dict[str, AtRest] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -135,7 +139,7 @@ def workloads(scale: Scale) -> list[Workload]:
         Workload(
             name="64 paced streams", unit="chunk", run=stream(64, scale.paced_chunks, _GAP_US, 1), goal=_PER_CHUNK
         ),
-        Workload(name=PACED_16, unit="chunk", run=stream(16, scale.paced_chunks // 2, _GAP_US, 2), goal=_PER_CHUNK),
+        Workload(name=PACED_16, unit="chunk", run=stream(16, scale.paced_chunks, _GAP_US, 1), goal=_PER_CHUNK),
         Workload(name="flood, 8 streams", unit="chunk", run=stream(8, scale.flood_chunks, 0, 1)),
     ]
 
@@ -149,10 +153,13 @@ def measure(targets: Sequence[Target], upstream_pid: int, scale: Scale, say: Cal
         return [target for target in targets if target.name not in plane.broken]
 
     for target in targets:
-        say(f"data: {target.name}, {scale.held} silent streams")
+        say(f"data: {target.name} at rest, and with {scale.held} silent streams")
         with _noted(plane, target):
             _warm_up(target)
-            plane.memory[target.name] = Memory(per_stream_kib=_per_silent_stream_kib(plane, target, scale.held))
+            plane.at_rest[target.name] = AtRest(
+                idle_ms_per_s=_idle_ms_per_s(target.pid, scale.idle_s),
+                per_stream_kib=_per_silent_stream_kib(plane, target, scale.held),
+            )
     for number in range(scale.rounds):
         for row in rows:
             for target in _rotated(standing(), number):
@@ -161,7 +168,7 @@ def measure(targets: Sequence[Target], upstream_pid: int, scale: Scale, say: Cal
                     _one(plane.cell(row.name, target.name), row, target, upstream_pid)
     for target in standing():
         if target.pid is not None:
-            plane.memory[target.name].after_kib = procs.rss_kib(target.pid)
+            plane.at_rest[target.name].after_kib = procs.rss_kib(target.pid)
     return plane
 
 
@@ -206,6 +213,15 @@ def _warm_up(target: Target) -> None:
     paced = Chat(model=target.model, stream=True, chunks=10, gap_us=1000)
     load.run(load.requests(target.endpoint, whole, connections=16, seconds=0.2))
     load.run(load.streams(target.endpoint, paced, count=16))
+
+
+def _idle_ms_per_s(pid: int | None, seconds: float) -> float | None:
+    if pid is None:
+        return None
+    time.sleep(_SETTLE_S)
+    before_s = procs.cpu_s(pid)
+    time.sleep(seconds)
+    return (procs.cpu_s(pid) - before_s) * 1000 / seconds
 
 
 def _per_silent_stream_kib(plane: DataPlane, target: Target, count: int) -> float | None:

@@ -78,7 +78,7 @@ def show(console: Console, plane: DataPlane | None, switching: Switching | None,
     if plane is not None:
         console.print(_cost_table(plane))
         console.print(_delay_table(plane))
-        console.print(_memory_table(plane))
+        console.print(_rest_table(plane))
         for name, why in plane.broken.items():
             console.print(f"{name} was left out: {why}", style="red", markup=False, highlight=False)
         for note in plane.notes:
@@ -154,13 +154,15 @@ def added_us(values: Sequence[float], base: Sequence[float]) -> tuple[float | No
     return p50, p99
 
 
-def _memory_table(plane: DataPlane) -> Table:
-    table = _table("Memory of the whole process tree", "", "RSS after all, MiB", "per silent stream, KiB")
-    for target, memory in plane.memory.items():
+def _rest_table(plane: DataPlane) -> Table:
+    columns = ("RSS after all, MiB", "per silent stream, KiB", "CPU while idle, ms/s")
+    table = _table("The whole process tree at rest", "", *columns)
+    for target, rest in plane.at_rest.items():
         if target != DIRECT:
-            after = _NOTHING if memory.after_kib is None else f"{memory.after_kib / 1024:.0f}"
-            each = _NOTHING if memory.per_stream_kib is None else f"{memory.per_stream_kib:.1f}"
-            table.add_row(target, after, each)
+            after = _NOTHING if rest.after_kib is None else f"{rest.after_kib / 1024:.0f}"
+            each = _NOTHING if rest.per_stream_kib is None else f"{rest.per_stream_kib:.1f}"
+            idle = _NOTHING if rest.idle_ms_per_s is None else f"{rest.idle_ms_per_s:.2f}"
+            table.add_row(target, after, each, idle)
     return table
 
 
@@ -253,9 +255,13 @@ def _plane_json(plane: DataPlane) -> dict[str, object]:
             )
     return {
         "rows": rows,
-        "memory": {
-            target: {"after_kib": memory.after_kib, "per_silent_stream_kib": memory.per_stream_kib}
-            for target, memory in plane.memory.items()
+        "at_rest": {
+            target: {
+                "after_kib": rest.after_kib,
+                "per_silent_stream_kib": rest.per_stream_kib,
+                "idle_ms_per_s": rest.idle_ms_per_s,
+            }
+            for target, rest in plane.at_rest.items()
         },
         "broken": plane.broken,
         "notes": plane.notes,

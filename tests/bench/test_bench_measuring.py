@@ -13,7 +13,7 @@ from bench.procs import BenchFailed, Processes
 
 from bench import data, load, nginx, procs, report, turns
 
-BRIEF = Scale(rounds=1, request_s=0.05, paced_chunks=4, flood_chunks=50, held=5)
+BRIEF = Scale(rounds=1, request_s=0.05, paced_chunks=4, flood_chunks=50, held=5, idle_s=0.1)
 
 
 def test_paced_streams_are_counted_and_every_chunk_is_timed(upstream):
@@ -102,7 +102,7 @@ def test_nginx_is_measured_beside_a_direct_connection(processes: Processes, upst
     plane = data.measure(targets, upstream.pid, BRIEF, lambda text: None)
     assert plane.broken == {}
     assert all(plane.cell(row.name, "nginx").cpu_us[0] > 0 for row in plane.workloads)
-    assert plane.memory["nginx"].after_kib
+    assert plane.at_rest["nginx"].after_kib
 
 
 def test_a_target_that_fails_is_left_out_and_the_others_go_on(upstream):
