@@ -73,6 +73,15 @@ def test_the_last_loads_say_what_they_took_and_why_they_failed(written: str) -> 
     assert bad.rstrip().endswith("cannot load gemma: CUDA out of memory")
 
 
+def test_being_woken_is_no_load(tmp_path: Path, config: str) -> None:
+    store = Store(tmp_path / "state" / "history.sqlite", clock=lambda: 1_800_000_000.0)
+    at = 1_799_999_000.0
+    store.add_load(LoadRecord(at=at, model="qwen", launch_key="k", took_s=1.5, warm=False, woken=True))
+    store.close()
+    assert run("--config", config).splitlines()[1].split()[2:] == ["qwen", "1.5s", "woken"]
+    assert json.loads(run("--json", "--config", config))["loads"][0]["woken"] is True
+
+
 def test_the_last_requests_say_how_long_people_waited(written: str) -> None:
     [_, line] = run("--requests", "--config", written).splitlines()
     assert line.split()[2:] == ["qwen", "chat", "2.0s", "2.5s", "4.2s", "12", "128", "completed"]

@@ -63,6 +63,44 @@ def test_warm_and_cold_loads_are_told_apart_and_stand_in_for_each_other(store: S
     assert (store.load_s("qwen", "k", warm=True), store.load_s("qwen", "k", warm=False)) == (9, 60)
 
 
+def woken(store: Store, took_s: float, *, error: str | None = None, **peak_mib: int) -> None:
+    peak = {device.removeprefix("gpu"): size for device, size in peak_mib.items()}
+    store.add_load(
+        LoadRecord(
+            at=1_000_000_000.0,
+            model="qwen",
+            launch_key="k",
+            took_s=took_s,
+            warm=False,
+            woken=True,
+            peak_mib=peak,
+            error=error,
+        )
+    )
+
+
+def test_waking_is_learned_apart_from_loading(store: Store) -> None:
+    load(store, 60)
+    assert store.wake_s("qwen", "k") is None
+    for took_s in (2, 40, 3):
+        woken(store, took_s)
+    woken(store, 0.1, error="its server isn't ready")
+    assert store.wake_s("qwen", "k") == 3
+    assert store.load_s("qwen", "k", warm=False) == store.load_s("qwen", "k", warm=True) == 60
+    assert store.wake_s("qwen", "-c 8192") is None
+
+
+def test_being_woken_says_nothing_about_what_a_load_needs(store: Store) -> None:
+    """A load may need more on the way than it holds in the end."""
+    load(store, gpu0=9_000)
+    for _ in range(60):
+        woken(store, 2, gpu0=5_000)
+    assert store.footprint_mib("qwen", "k") == {"0": 9_000}
+    store.note_peak("qwen", "k", {"0": 9_500})
+    assert store.footprint_mib("qwen", "k") == {"0": 9_500}
+    assert store.load_s("qwen", "k", warm=False) == 10
+
+
 def test_another_launch_tells_nothing(store: Store) -> None:
     load(store, 60, key="-c 4096", gpu0=5_000)
     assert store.load_s("qwen", "-c 8192", warm=False) is None

@@ -81,6 +81,18 @@ def test_what_was_learned_is_there_after_a_restart(path: Path) -> None:
     assert rows(path) == 2
 
 
+def test_how_long_waking_takes_is_there_after_a_restart(path: Path) -> None:
+    store = Store(path, clock=now)
+    store.add_load(record(30))
+    for _ in range(60):
+        store.add_load(replace(record(2), woken=True))
+    store.close()
+    again = Store(path, clock=now)
+    assert (again.load_s("qwen", "k", warm=False), again.wake_s("qwen", "k")) == (30, 2)
+    again.close()
+    assert rows(path) == 21
+
+
 def test_the_file_is_bounded_like_the_memory(path: Path) -> None:
     store = Store(path, clock=now)
     for _ in range(60):

@@ -76,7 +76,7 @@ def test_the_oldest_requests_make_room(path: Path, monkeypatch: pytest.MonkeyPat
     assert [record.at for record in reading.requests(path, model=None, count=100)] == [7.0, 8.0, 9.0, 10.0, 11.0]
 
 
-def test_a_history_of_an_earlier_version_learns_of_requests(path: Path) -> None:
+def test_a_history_of_an_earlier_version_learns_of_requests_and_wakes(path: Path) -> None:
     connection = sqlite3.connect(path)
     connection.execute(database._MIGRATIONS[0])
     connection.execute("PRAGMA user_version = 1")
@@ -86,8 +86,11 @@ def test_a_history_of_an_earlier_version_learns_of_requests(path: Path) -> None:
     one = store(path)
     assert one.load_s("a", "k", warm=False) == 3.0
     one.add_requests([ENDED])
+    wake = LoadRecord(at=1991.0, model="a", launch_key="k", took_s=0.5, warm=False, woken=True)
+    one.add_load(wake)
     one.close()
     assert reading.requests(path, model=None, count=1) == [ENDED]
+    assert reading.loads(path, model=None, count=2) == [replace(wake, at=1990.0, took_s=3.0, woken=False), wake]
 
 
 def test_it_is_read_while_a_router_writes(path: Path) -> None:

@@ -17,7 +17,7 @@ from llm_router.backends.base import (
     Signal,
     StopPlan,
 )
-from llm_router.core.commands import StartInstance
+from llm_router.core.commands import StartInstance, WakeInstance
 from llm_router.core.events import Event
 from llm_router.launchers.base import Identity, RunningProcess
 from llm_router.relay.pool import Pool
@@ -248,6 +248,9 @@ class World:
         """As the scheduler would have it; `more`: devices, reserved_mib."""
         command = StartInstance(instance=instance, model=model, devices=(), reserved_mib={})
         self.effects.start(replace(command, **more))  # type: ignore[arg-type]
+
+    def wake(self, instance: int = 1, model: str = "m") -> None:
+        self.effects.wake(WakeInstance(instance=instance, model=model, devices=(), reserved_mib={}))
 
     async def loaded(self, instance: int = 1, model: str = "m") -> Process:
         self.start(instance, model)

@@ -11,7 +11,7 @@ import pytest
 from housing import Diary
 from scripted import Backend, Health, World, launch, left_behind, passed, remote
 
-from llm_router.backends.base import Address, Facts, HttpCall, Inquiry, LaunchRequest, Readiness, StopPlan
+from llm_router.backends.base import Address, Facts, HttpCall, Inquiry, LaunchRequest, Parking, Readiness, StopPlan
 from llm_router.core.events import InstanceAdopted, InstanceGone
 from llm_router.errors import LaunchError
 from llm_router.history.base import LoadRecord
@@ -205,6 +205,36 @@ async def test_an_estimate_comes_from_loads_of_the_same_warmth(world: Make) -> N
     one.start()
     await one.launcher.next()
     assert one.effects.estimate_s("m") == 3.0
+
+
+async def test_being_woken_is_remembered_apart_and_estimated_from_the_last_times(world: Make, health: Health) -> None:
+    """Also by a router that finds it parked; and a wake that fails says nothing about how long it takes."""
+    book = Notebook()
+    calls = Parking(park=HttpCall(method="POST", path="/park"), wake=HttpCall(method="POST", path="/wake"))
+    one = world(launch(backend=Backend(port=health.port, changes={"parking": calls})), history=book)
+    await one.loaded()
+    book.records.clear()
+    key = one.launches["m"].key
+    book.add_load(LoadRecord(at=0.0, model="m", launch_key=key, took_s=60.0, warm=False))
+    assert one.effects.estimate_s("m") == pytest.approx(30.0, abs=2.0)
+    one.effects.park(1)
+    await one.until(2)
+    assert one.effects.estimate_s("m") is None, "it was never woken"
+    book.add_load(LoadRecord(at=0.0, model="m", launch_key=key, took_s=3.0, warm=False, woken=True))
+    assert one.effects.estimate_s("m") == 3.0
+    book.records.clear()
+    one.wake()
+    assert await one.until(3) == ["InstanceReady", "InstanceParked", "InstanceReady"]
+    one.effects.park(1)
+    await one.until(4)
+    health.status = 500
+    one.wake()
+    await one.until(5)
+    assert [(record.model, record.woken, record.error is None) for record in book.records] == [
+        ("m", True, True),
+        ("m", True, False),
+    ]
+    assert {record.launch_key for record in book.records} == {key}
 
 
 async def test_what_somebody_else_runs_is_not_remembered(world: Make, health: Health) -> None:

@@ -57,9 +57,15 @@ def _loads(records: Sequence[LoadRecord]) -> Table:
     table = _table(("WHEN", "MODEL"), ("TOOK", "HELD"), ("OUTCOME",))
     for record in records:
         held = ", ".join(f"{memory(mib)} of {device}" for device, mib in record.peak_mib.items())
-        outcome = record.error or ("ready, from memory" if record.warm else "ready")
-        table.add_row(_when(record.at), escape(record.model), duration(record.took_s), escape(held), escape(outcome))
+        outcome = escape(record.error or _how(record))
+        table.add_row(_when(record.at), escape(record.model), duration(record.took_s), escape(held), outcome)
     return table
+
+
+def _how(record: LoadRecord) -> str:
+    if record.woken:
+        return "woken"
+    return "ready, from memory" if record.warm else "ready"
 
 
 def _requests(records: Sequence[RequestRecord]) -> Table:

@@ -13,14 +13,16 @@ from typing import Protocol
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadRecord:
     """One start of a model, finished or failed. `launch_key`: what shaped the start; records of another key tell
-    nothing about it. `warm`: its files were in the page cache. `peak_mib`: the most its process tree held, by device.
-    `error`: why it failed; None: it became ready."""
+    nothing about it. `warm`: its files were in the page cache. `woken`: it was parked, and brought back from that; so
+    nothing was started, and `warm` says nothing. `peak_mib`: the most its process tree held, by device. `error`: why it
+    failed; None: it became ready."""
 
     at: float
     model: str
     launch_key: str
     took_s: float
     warm: bool
+    woken: bool = False
     peak_mib: Mapping[str, int] = field(default_factory=dict)
     error: str | None = None
 
@@ -57,6 +59,10 @@ class History(Protocol):
 
     def load_s(self, model: str, launch_key: str, *, warm: bool) -> float | None:
         """The median of its last loads of that warmth, in seconds; of the other where there are none; None: never."""
+        ...
+
+    def wake_s(self, model: str, launch_key: str) -> float | None:
+        """The median of the last times it was woken, in seconds; None: it never was."""
         ...
 
     def footprint_mib(self, model: str, launch_key: str) -> Mapping[str, int] | None:

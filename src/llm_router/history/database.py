@@ -33,9 +33,10 @@ _MIGRATIONS = (
         completion_tokens INTEGER NOT NULL
     )
     """,
+    "ALTER TABLE loads ADD COLUMN woken INTEGER NOT NULL DEFAULT 0",
 )
 _KEPT_REQUESTS = 100_000  # some ten megabytes
-_COLUMNS = "at, model, launch_key, took_s, warm, peak_mib, error"
+_COLUMNS = "at, model, launch_key, took_s, warm, woken, peak_mib, error"
 _REQUEST_COLUMNS = tuple(field.name for field in fields(RequestRecord))
 _PATIENCE_S = 5.0  # for another process that is writing
 _LONGEST_ERROR = 2000
@@ -44,7 +45,7 @@ _MOST_WAITING = 1000  # changes kept for a disk that is full now: those of hours
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Row:
-    """One load, or with `took_s` None one measurement of an instance whose load nobody saw.
+    """One load or wake, or with `took_s` None one measurement of an instance whose load nobody saw.
 
     `number`: its place in the file, set by the thread that writes; None: not there (yet)."""
 
@@ -53,6 +54,7 @@ class Row:
     launch_key: str
     took_s: float | None
     warm: bool
+    woken: bool
     peak_mib: dict[str, int]
     error: str | None
     number: int | None = None
@@ -195,10 +197,11 @@ def _rows(connection: sqlite3.Connection) -> list[Row]:
                 launch_key=launch_key,
                 took_s=None if took_s is None else float(took_s),
                 warm=bool(warm),
+                woken=bool(woken),
                 peak_mib={str(device): int(size) for device, size in json.loads(peak).items()},
                 error=error,
             )
-            for number, at, model, launch_key, took_s, warm, peak, error in found
+            for number, at, model, launch_key, took_s, warm, woken, peak, error in found
         ]
     except (ValueError, TypeError, AttributeError) as error:
         raise _damaged("a row can't be read") from error
@@ -238,7 +241,8 @@ def _set_aside(path: Path) -> None:
 
 def _values(row: Row) -> tuple[object, ...]:
     error = row.error[:_LONGEST_ERROR] if row.error is not None else None
-    return row.at, row.model, row.launch_key, row.took_s, int(row.warm), json.dumps(row.peak_mib), error
+    how = row.took_s, int(row.warm), int(row.woken)
+    return row.at, row.model, row.launch_key, *how, json.dumps(row.peak_mib), error
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from llm_router.errors import LlmRouterError
 from llm_router.history.base import LoadRecord, RequestRecord
 
 _PATIENCE_S = 5.0
-_LOADS = ("at", "model", "launch_key", "took_s", "warm", "peak_mib", "error")
+_LOADS = ("at", "model", "launch_key", "took_s", "warm", "woken", "peak_mib", "error")
 _REQUESTS = tuple(field.name for field in fields(RequestRecord))
 
 
@@ -26,9 +26,16 @@ def loads(path: Path, *, model: str | None, count: int) -> list[LoadRecord]:
     rows = _rows(path, "loads", _LOADS, "took_s IS NOT NULL", model, count)
     return [
         LoadRecord(
-            at=at, model=name, launch_key=key, took_s=took_s, warm=bool(warm), peak_mib=json.loads(peak), error=error
+            at=at,
+            model=name,
+            launch_key=key,
+            took_s=took_s,
+            warm=bool(warm),
+            woken=bool(woken),
+            peak_mib=json.loads(peak),
+            error=error,
         )
-        for at, name, key, took_s, warm, peak, error in rows
+        for at, name, key, took_s, warm, woken, peak, error in rows
     ]
 
 

@@ -21,7 +21,8 @@ _KEPT_READY, _KEPT_FAILED = 20, 5  # apart, so that a model that fails all night
 _RETENTION_S = 90 * 24 * 3600.0
 _MOST_KEYS = 500
 
-_Key = tuple[str, str]
+# A model, its launch key, and whether it was woken: that is learned apart, and says nothing about what a load needs.
+_Key = tuple[str, str, bool]
 
 
 class Store:
@@ -30,9 +31,9 @@ class Store:
     A footprint is the most that one of the last five loads held, by device, so it can fall when newer loads hold less.
     What a failed load held can only raise it: it says what was not enough, never what is.
 
-    Bounded: for each model and launch key the last 20 loads and 5 failed ones, none older than 90 days, and of the
-    keys those 500 that were loaded last; of requests the last 100 000. Two routers may share a file; each knows what
-    was there when it began.
+    Bounded: for each model and launch key the last 20 loads and 5 failed ones, and as many wakes, none older than 90
+    days, and of the keys those 500 that were loaded or woken last; of requests the last 100 000. Two routers may share
+    a file; each knows what was there when it began.
     """
 
     def __init__(self, path: Path | None, *, clock: Callable[[], float] = time.time) -> None:
@@ -53,6 +54,7 @@ class Store:
             launch_key=record.launch_key,
             took_s=record.took_s,
             warm=record.warm,
+            woken=record.woken,
             peak_mib=dict(record.peak_mib),
             error=record.error,
         )
@@ -68,7 +70,7 @@ class Store:
         """Belongs to the last load, or stands for itself where that failed or there is none, as with an instance that
         another run of the router started."""
         with self._lock:
-            rows = self._known.get((model, launch_key))
+            rows = self._known.get((model, launch_key, False))
             if not rows or rows[-1].error is not None:
                 peak = dict(peak_mib)
                 self._add(
@@ -78,6 +80,7 @@ class Store:
                         launch_key=launch_key,
                         took_s=None,
                         warm=False,
+                        woken=False,
                         peak_mib=peak,
                         error=None,
                     )
@@ -90,15 +93,17 @@ class Store:
                     self._database.change_peak(rows[-1])
 
     def load_s(self, model: str, launch_key: str, *, warm: bool) -> float | None:
-        with self._lock:
-            rows = self._known.get((model, launch_key), ())
-            took = [(row.warm, row.took_s) for row in rows if row.error is None and row.took_s is not None]
+        took = self._took((model, launch_key, False))
         alike = [took_s for was_warm, took_s in took if was_warm == warm] or [took_s for _, took_s in took]
         return median(alike[-_RECENT:]) if alike else None
 
+    def wake_s(self, model: str, launch_key: str) -> float | None:
+        took = [took_s for _, took_s in self._took((model, launch_key, True))]
+        return median(took[-_RECENT:]) if took else None
+
     def footprint_mib(self, model: str, launch_key: str) -> Mapping[str, int] | None:
         with self._lock:
-            rows = [row for row in self._known.get((model, launch_key), ()) if row.peak_mib]
+            rows = [row for row in self._known.get((model, launch_key, False), ()) if row.peak_mib]
             ready = [place for place, row in enumerate(rows) if row.error is None]
             if not ready:
                 return None
@@ -110,14 +115,20 @@ class Store:
         if database is not None:
             database.close()
 
+    def _took(self, key: _Key) -> list[tuple[bool, float]]:
+        """Warmth and seconds of those that became ready."""
+        with self._lock:
+            rows = self._known.get(key, ())
+            return [(row.warm, row.took_s) for row in rows if row.error is None and row.took_s is not None]
+
     def _add(self, row: Row) -> None:
         if self._database is not None:
             self._database.add(row)
         self._remember(row)
-        self._drop([*self._expired(), *_surplus(self._known[row.model, row.launch_key])])
+        self._drop([*self._expired(), *_surplus(self._known[_key(row)])])
 
     def _remember(self, row: Row) -> None:
-        key = row.model, row.launch_key
+        key = _key(row)
         rows = self._known.pop(key, [])
         self._known[key] = rows
         rows.append(row)
@@ -130,7 +141,7 @@ class Store:
 
     def _drop(self, rows: list[Row]) -> None:
         gone = set(map(id, rows))
-        for key in {(row.model, row.launch_key) for row in rows}:
+        for key in set(map(_key, rows)):
             left = [row for row in self._known[key] if id(row) not in gone]
             if left:
                 self._known[key] = left
@@ -138,6 +149,10 @@ class Store:
                 del self._known[key]
         if self._database is not None:
             self._database.remove(rows)
+
+
+def _key(row: Row) -> _Key:
+    return row.model, row.launch_key, row.woken
 
 
 def _surplus(rows: list[Row]) -> list[Row]:

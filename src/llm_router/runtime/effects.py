@@ -89,9 +89,15 @@ class Effects:
         return self._hosts.last.get(model)
 
     def estimate_s(self, model: str) -> float | None:
-        """How long a load of the model takes, from earlier ones; of the one that runs, else of a cold one."""
-        warm = any(record.warm for record in self.instances.values() if record.model == model)
-        return self._history.load_s(model, self._launches[model].key, warm=warm)
+        """How long it takes to make the model ready, from earlier times: to wake it where it is parked; else a load
+        like the one that runs, or a cold one."""
+        records, key = (
+            [record for record in self.instances.values() if record.model == model],
+            self._launches[model].key,
+        )
+        if any(record.parked_at is not None for record in records):
+            return self._history.wake_s(model, key)
+        return self._history.load_s(model, key, warm=any(record.warm for record in records))
 
     # -- start
 
@@ -124,13 +130,15 @@ class Effects:
     def _remember(self, record: Instance, error: str | None) -> None:
         if record.process is None:  # somebody else's server: its loads say nothing about ours
             return
+        is_woken = record.parked_at is not None
         self._history.add_load(
             LoadRecord(
                 at=time.time(),
                 model=record.model,
                 launch_key=record.launch_key,
                 took_s=self._now() - record.since,
-                warm=bool(record.warm),
+                warm=bool(record.warm) and not is_woken,
+                woken=is_woken,
                 peak_mib=self._watch.peak_mib(record.id),
                 error=None if error is None else told(record, error),
             )
@@ -187,8 +195,10 @@ class Effects:
         try:
             await self._resting.wake(record, self._launches[record.model])
         except LlmRouterError as error:
+            self._remember(record, error.message)
             await self._end_of_rest(record, error)
             return
+        self._remember(record, None)
         record.parked_at = None
         self._ready(record)
 

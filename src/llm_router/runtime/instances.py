@@ -176,11 +176,11 @@ class RecentLoads:
     """The history of this run alone, where there is no other: how long each model's last loads took."""
 
     def __init__(self) -> None:
-        self._times: dict[tuple[str, str, bool], deque[float]] = {}
+        self._times: dict[tuple[str, str, bool, bool], deque[float]] = {}
 
     def add_load(self, record: LoadRecord) -> None:
         if record.error is None:
-            key = (record.model, record.launch_key, record.warm)
+            key = (record.model, record.launch_key, record.warm, record.woken)
             self._times.setdefault(key, deque(maxlen=5)).append(record.took_s)
 
     def add_requests(self, records: Sequence[RequestRecord]) -> None: ...
@@ -188,8 +188,12 @@ class RecentLoads:
     def note_peak(self, model: str, launch_key: str, peak_mib: Mapping[str, int]) -> None: ...
 
     def load_s(self, model: str, launch_key: str, *, warm: bool) -> float | None:
-        found = (self._times.get((model, launch_key, warmth)) for warmth in (warm, not warm))
+        found = (self._times.get((model, launch_key, warmth, False)) for warmth in (warm, not warm))
         return next((median(times) for times in found if times), None)
+
+    def wake_s(self, model: str, launch_key: str) -> float | None:
+        times = self._times.get((model, launch_key, False, True))
+        return median(times) if times else None
 
     def footprint_mib(self, model: str, launch_key: str) -> Mapping[str, int] | None:
         return None

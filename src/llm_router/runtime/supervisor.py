@@ -212,7 +212,7 @@ class Supervisor:
         now = self._loop.time()
         elapsed_s = now - (wait.since if wait.started_at is None else wait.started_at)
         estimate_s = self.effects.estimate_s(wait.model)
-        if wait.phase is not WaitPhase.STARTING:
+        if wait.phase not in (WaitPhase.STARTING, WaitPhase.WAKING):
             estimate_s = None if wait.expected_s is None else elapsed_s + wait.expected_s
         fraction = None
         if wait.started_at is not None and (instance := self.instance_of(wait.model)) is not None:
