@@ -93,7 +93,7 @@ def test_what_is_no_form_with_a_model_is_refused(body: bytes) -> None:
 
 PLAN = Parameters(
     defaults={"language": "en", "temperature": 0.2, "model": "no"},
-    overrides={"stream": True, "include[]": ["logprobs", "x"], "extra": {"a": 1}},
+    overrides={"stream": True, "include[]": ["logprobs", "x"], "extra": {"a": 1}, "none": None},
     removals=("prompt", "model"),
 )
 SET = b"".join(

@@ -100,7 +100,7 @@ class Form:
 
     def amend(self, parameters: Parameters) -> None:
         """What `body` does to the keys of an object, to the fields. A value that isn't a text is written as JSON, a
-        list as several fields. Raises: InvalidRequest."""
+        list as several fields, null as none. Raises: InvalidRequest."""
         gone = {*parameters.removals, *parameters.overrides, _MODEL}
         there = {_MODEL}
         for name, begin, _, end in self._parts():
@@ -156,7 +156,7 @@ class Form:
 
 def _values(value: object) -> list[str]:
     values = value if isinstance(value, list) else [value]
-    return [one if isinstance(one, str) else msgspec.json.encode(one).decode() for one in values]
+    return [one if isinstance(one, str) else msgspec.json.encode(one).decode() for one in values if one is not None]
 
 
 def _name(value: bytes) -> str:
