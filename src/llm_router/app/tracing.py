@@ -61,7 +61,9 @@ def _provider() -> TracerProvider:
         provider = TracerProvider(resource=own.merge(OTELResourceDetector().detect()), shutdown_on_exit=False)
         provider.add_span_processor(BatchSpanProcessor(_Exporter()))
     except ValueError as error:
-        raise ConfigError(f"cannot send traces: {error}; correct the OTEL_ variables in the environment") from error
+        raise ConfigError(
+            f"cannot send traces: {str(error).rstrip('.')}; correct the OTEL_ variables in the environment"
+        ) from error
     logging.getLogger("opentelemetry.sdk").setLevel(logging.ERROR)  # below: that its queue is full, again and again
     return provider
 
