@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from llm_router.errors import InvalidRequest, RequestTooLarge, UnsupportedMediaType
 from llm_router.relay.body import Parameters
@@ -154,3 +156,23 @@ def test_the_boundary_is_what_the_type_says() -> None:
     for wrong in (b"", b"application/json", b"multipart/form-data", b"text/plain; boundary=x"):
         with pytest.raises(UnsupportedMediaType):
             boundary_of(wrong)
+
+
+PARTS = st.lists(st.tuples(st.sampled_from(["a", "b", "c", "model"]), st.binary(max_size=30)), max_size=8)
+SETTINGS = st.dictionaries(st.sampled_from(["a", "b", "d", "model"]), st.sampled_from(["x", "yy"]), max_size=3)
+
+
+@given(
+    parts=PARTS, at=st.integers(0, 8), defaults=SETTINGS, overrides=SETTINGS, removals=st.sets(st.sampled_from("abd"))
+)
+def test_whatever_the_fields_and_the_parameters(
+    parts: list[tuple[str, bytes]], at: int, defaults: dict[str, str], overrides: dict[str, str], removals: set[str]
+) -> None:
+    others = [(name, value) for name, value in parts if name != "model"]
+    body = [*others[:at], ("model", b"m"), *others[at:], *[one for one in parts if one[0] == "model"]]
+    found = form(b"".join(part(name, value) for name, value in body) + END, step=50)
+    found.amend(Parameters(defaults=defaults, overrides=overrides, removals=tuple(removals)))
+    kept = [(name, value) for name, value in others if name not in removals | overrides.keys()]
+    missing = {name: value for name, value in defaults.items() if name not in dict(kept)}
+    added = [(name, value.encode()) for name, value in (missing | overrides).items() if name != "model"]
+    assert sent(found, "n") == b"".join(part(*one) for one in [("model", b"n"), *added, *kept]) + END
