@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_router.errors import InvalidRequest
-from llm_router.relay.body import Parameters, read, rewrite
+from llm_router.relay.body import read
+from llm_router.relay.outgoing import rewrite
+from llm_router.relay.request import Parameters
 from llm_router.relay.status_text import marked
 
 LONG = "a long text that says model and stream without meaning it. " * 40

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_router.errors import InvalidRequest, RequestTooLarge, UnsupportedMediaType
-from llm_router.relay.body import Parameters
 from llm_router.relay.form import Form, boundary_of
+from llm_router.relay.request import Parameters
 
 B = b"----x7"
 

@@ -24,8 +24,7 @@ from llm_router.hardware.base import DeviceReading
 from llm_router.history.base import History
 from llm_router.launchers.base import Identity
 from llm_router.launchers.systemd import Known
-from llm_router.relay.body import Parameters
-from llm_router.relay.request import Model, Preferences
+from llm_router.relay.request import Model, Parameters, Preferences
 from llm_router.relay.status_text import Mode
 from llm_router.runtime.footprints import footprint_mib
 from llm_router.runtime.instances import Launch

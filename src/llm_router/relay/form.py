@@ -16,7 +16,7 @@ from typing import IO
 import msgspec
 
 from llm_router.errors import InvalidRequest, RequestTooLarge, Unavailable, UnsupportedMediaType
-from llm_router.relay.body import Parameters
+from llm_router.relay.request import Parameters
 
 _IN_MEMORY = 1024 * 1024
 _ROOM = 128 * 1024  # before the form, for the request's head and the new field

@@ -43,12 +43,22 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Parameters:
+    """What a model's configuration does to top-level keys of a request: `removals` first, then `defaults` where the
+    client said nothing (or null), then `overrides`. Values are anything that JSON has."""
+
+    defaults: Mapping[str, object]
+    overrides: Mapping[str, object]
+    removals: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
     """What the relay must know of a configured model. `request_class`: of requests that don't say it themselves; None:
     by what they are."""
 
     name: str
-    parameters: bodies.Parameters | None = None
+    parameters: Parameters | None = None
     request_class: str | None = None
 
 
