@@ -1,10 +1,10 @@
 """What was seen on a real system: an installation and its life in a throwaway Debian with systemd.
 
 LLM_ROUTER_SYSTEMD_BOX names a program that runs a command in one, as root, such as `systemd-box` beside this file: `BOX
-[--keep] --bind HOSTDIR:BOXDIR … -- COMMAND …`. Without it these tests are skipped. For the boot after a power cut it must
-be able to keep what the box wrote: with `--keep` it prints `… kept DIR/upper`, the upper layer of an overlay over the
-folder `bookworm` in SYSTEMD_BOX_CACHE; the next box is then made over both. Counterpart: scenario.py, which runs inside;
-it takes some minutes, once.
+[--keep] --bind HOSTDIR:BOXDIR … -- COMMAND …`. Without it these tests are skipped. For the boot after a power cut it
+must be able to keep what the box wrote: with `--keep` it prints `… kept DIR/upper`, the upper layer of an overlay over
+the folder `bookworm` in SYSTEMD_BOX_CACHE; the next box is then made over both. Counterpart: scenario.py, which runs
+inside; it takes some minutes, once.
 """
 
 import json

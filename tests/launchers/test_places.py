@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,6 +71,24 @@ async def test_what_starts_meanwhile_is_kept_in_memory_and_a_later_router_finds_
         await process.stop(AT_ONCE)
     second.close()
     assert os.listdir(memory) == [], "what nothing uses takes no memory"  # noqa: PTH208
+
+
+async def test_what_is_in_memory_is_found_even_where_the_state_folder_is_lost_afterwards(tmp_path: Path) -> None:
+    folder = tmp_path / "state"
+    first = ProcessLauncher(folder)
+    before = await first.start(fake_spec(), identity(1, "before"))
+    refuse(folder)
+    meanwhile = await first.start(fake_spec(), identity(2, "meanwhile"))
+    await line_of(meanwhile, "listening")
+    first.close()
+    shutil.rmtree(folder)
+    folder.write_text("")
+    second = ProcessLauncher(folder)
+    (found,) = await second.survivors()
+    assert found.pid == meanwhile.pid
+    assert not is_alive(before.pid)
+    await found.stop(AT_ONCE)
+    second.close()
 
 
 async def test_a_killed_routers_instances_in_memory_are_ended_when_they_were_told_to_leave(tmp_path: Path) -> None:
