@@ -154,6 +154,8 @@ def test_one_that_cannot_be_parked_is_gone_and_starts_as_before() -> None:
     story.ask("a", takes=1)
     story.run()
     assert story.state_of("a") == "absent"
+    why = story.witness.scheduler.why("a")
+    assert why is not None and why.decisions[-1].reason == "it could not be parked"
     request = story.ask("a")
     story.run_for(LOAD_S)
     assert story.is_granted(request)

@@ -379,6 +379,28 @@ async def parked(cards: Bench) -> None:
     assert await cards.watch.parked(1) == {"0": 700}
 
 
+@pytest.mark.parametrize(("weights_mib", "free_mib", "fits"), [
+    (None, 9000, True),
+    (None, 8999, False),
+    (4000, 4000, True),
+    (4000, 3999, False),
+    (20000, 9000, True),
+])  # fmt: skip
+async def test_parked_weights_have_room_in_the_hosts_memory_or_stay_where_they_are(
+    cards: Bench, weights_mib: int | None, free_mib: int, fits: bool
+) -> None:
+    """As much as its files say, but no more than it holds of the cards."""
+    await cards.begin(_0=9000)
+    cards.reader["0"].held_mib = {10: 9000}
+    await cards.watch.look()
+    cards.reader["cpu"].hidden_mib = 64000 - free_mib
+    if fits:
+        await cards.watch.host_room(1, "model-1", weights_mib)
+    else:
+        with pytest.raises(LaunchError, match=f"cannot park model-1: .* {free_mib} MiB are free"):
+            await cards.watch.host_room(1, "model-1", weights_mib)
+
+
 async def test_what_a_parked_one_still_holds_is_told_when_it_changes_either_way(cards: Bench) -> None:
     await parked(cards)
     assert await cards.instance_news() == []

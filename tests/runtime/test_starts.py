@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +18,8 @@ from llm_router.errors import LaunchError
 from llm_router.history.base import LoadRecord
 from llm_router.launchers import procfs
 from llm_router.launchers.ports import Ports
-from llm_router.runtime.instances import Launch, RecentLoads
+from llm_router.models import tiny
+from llm_router.runtime.instances import Launch, RecentLoads, Unwatched
 
 Make = Callable[..., World]
 
@@ -235,6 +237,33 @@ async def test_being_woken_is_remembered_apart_and_estimated_from_the_last_times
         ("m", True, False),
     ]
     assert {record.launch_key for record in book.records} == {key}
+
+
+class FullHost(Unwatched):
+    """The host has no room for weights. `asked`: for how many MiB."""
+
+    def __init__(self) -> None:
+        self.asked: list[int | None] = []
+
+    async def host_room(self, instance: int, model: str, weights_mib: int | None) -> None:
+        self.asked.append(weights_mib)
+        raise LaunchError(f"cannot park {model}: the host is full")
+
+
+async def test_a_server_whose_weights_the_host_cannot_take_is_stopped_and_not_asked(
+    world: Make, health: Health, tmp_path: Path
+) -> None:
+    calls = Parking(park=HttpCall(method="POST", path="/park"), wake=HttpCall(method="POST", path="/wake"))
+    model = launch(backend=Backend(port=health.port, changes={"parking": calls}))
+    path = tiny.write(tmp_path / "m.gguf", name="m", seed=1, count=5)
+    host = FullHost()
+    one = world(replace(model, request=replace(model.request, path=str(path))), watch=host)
+    process = await one.loaded()
+    one.effects.park(1)
+    assert await one.until(2) == ["InstanceReady", "InstanceGone"]
+    assert one.error is not None and one.error.startswith("cannot park m: the host is full")
+    assert len(process.stops) == 1 and health.paths == []
+    assert host.asked == [pytest.approx(path.stat().st_size / 2**20, abs=1)]
 
 
 async def test_what_somebody_else_runs_is_not_remembered(world: Make, health: Health) -> None:

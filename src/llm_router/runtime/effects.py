@@ -168,7 +168,7 @@ class Effects:
 
     async def _park(self, record: Instance) -> None:
         try:
-            held_mib = await self._resting.park(record)
+            held_mib = await self._resting.park(record, self._launches[record.model])
         except LlmRouterError as error:
             await self._end_of_rest(record, error)
             return

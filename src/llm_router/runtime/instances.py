@@ -87,6 +87,11 @@ class Watch(Protocol):
         instance's before: its memory counts for this one now."""
         ...
 
+    async def host_room(self, instance: int, model: str, weights_mib: int | None) -> None:
+        """Returns if the host's memory can take now what the instance has on its devices: its weights, where it is
+        known how large they are. Raises: LaunchError."""
+        ...
+
     async def parked(self, instance: int) -> Mapping[str, int] | None:
         """It has given its memory back. Returns what it still holds, by device, from a look that began afterwards;
         None where nothing is known."""
@@ -113,6 +118,9 @@ class Unwatched:
     """The `Watch` of a machine whose memory nobody can read: there is always room, and nothing is known."""
 
     async def room(self, instance: int, model: str, devices: tuple[str, ...], reserved_mib: Mapping[str, int]) -> None:
+        return
+
+    async def host_room(self, instance: int, model: str, weights_mib: int | None) -> None:
         return
 
     def began(self, instance: int, pid: int, devices: tuple[str, ...]) -> None: ...

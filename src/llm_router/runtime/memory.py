@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from llm_router.core.events import DeviceMeasured, Event, MemoryMeasured
 from llm_router.errors import LaunchError
-from llm_router.hardware.base import DeviceReading, Reader
+from llm_router.hardware.base import CPU, DeviceReading, Reader
 from llm_router.history.base import History
 from llm_router.runtime.look import Family, Readings, Seen, Subject, Watched, family, is_alive, look
 from llm_router.runtime.shortage import shortage
@@ -172,6 +172,20 @@ class MemoryWatch:
         if watched is not None and watched.ready_at is None:
             watched.ready_at = self._now()
             self._wake.set()
+
+    async def host_room(self, instance: int, model: str, weights_mib: int | None) -> None:
+        """See `instances.Watch`."""
+        watched, readings = self._watched.get(instance), await self._run(self._reader.read)
+        if watched is None or CPU not in readings:
+            return
+        held_mib = sum(mib for device, mib in (watched.held_mib or watched.reserved_mib).items() if device != CPU)
+        needed_mib = held_mib if weights_mib is None else min(held_mib, weights_mib)
+        free_mib = readings[CPU].free_mib - self._reserve_mib.get(CPU, 0)
+        if free_mib < needed_mib:
+            raise LaunchError(
+                f"cannot park {model}: its weights take {needed_mib} MiB of the host's memory, of which {free_mib} MiB "
+                "are free; end what uses the rest, or take park_after out of its section"
+            )
 
     async def parked(self, instance: int) -> Mapping[str, int] | None:
         """See `instances.Watch`. From now on it tells what is held now, also where that gets less: no peak."""
