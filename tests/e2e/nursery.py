@@ -12,6 +12,7 @@ import ctypes
 import gc
 import multiprocessing
 import os
+import pkgutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -19,13 +20,21 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
+from llm_router import backends
+
 # Where the backends of the tests are installed (`hasty`).
 PROGRAMS = Path(__file__).parent.parent / "programs"
 
 _context = multiprocessing.get_context("forkserver")
-# pytest too, because each child imports what its parent's main module is.
-_context.set_forkserver_preload(["llm_router.app", "llm_router.cli.commands", "pydantic.v1", "pytest"])
-
+# pytest too, because each child imports what its parent's main module is; the others are imported by a router when it
+# first needs them, which is half of what a short life of it costs.
+_context.set_forkserver_preload(
+    [
+        *("llm_router.app", "llm_router.cli.commands", "pydantic.v1", "pytest"),
+        *(f"llm_router.backends.{module.name}" for module in pkgutil.iter_modules(backends.__path__)),
+        *("anyio._backends._asyncio", "certifi", "httpcore", "typer._adapters", "uvicorn.lifespan.off"),
+    ]
+)
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 

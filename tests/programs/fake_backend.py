@@ -22,7 +22,6 @@ Beside the options of `fake_server`:
 """
 
 import argparse
-import asyncio
 import json
 import os
 import signal
@@ -30,6 +29,9 @@ import sys
 from collections.abc import Iterator
 
 sys.path[:0] = [__file__.rpartition("/")[0]]  # -I leaves it out
+sys.modules["ssl"] = None  # type: ignore[assignment]  # asyncio does without, and is imported sooner
+
+import asyncio  # noqa: E402
 
 from fake_server import CHATS, Exchange, FakeServer, Json, accept, bearer, common_options, main  # noqa: E402
 

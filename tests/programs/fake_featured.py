@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 sys.path[:0] = [__file__.rpartition("/")[0]]  # -I leaves it out
+sys.modules["ssl"] = None  # type: ignore[assignment]  # asyncio does without, and is imported sooner
 
 from fake_server import CHATS, Exchange, FakeServer, Json, main  # noqa: E402
 

@@ -22,13 +22,15 @@ Beside the engine's own options, and those of `fake_server`:
 """
 
 import argparse
-import asyncio
 import os
 import signal
 import sys
 from collections.abc import Iterator
 
 sys.path[:0] = [__file__.rpartition("/")[0]]  # -I leaves it out
+sys.modules["ssl"] = None  # type: ignore[assignment]  # asyncio does without, and is imported sooner
+
+import asyncio  # noqa: E402
 
 from fake_server import (  # noqa: E402
     Exchange,

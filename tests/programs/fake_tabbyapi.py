@@ -21,7 +21,6 @@ Beside the engine's own options, and those of `fake_server`:
 """
 
 import argparse
-import asyncio
 import os
 import re
 import secrets
@@ -31,6 +30,9 @@ import time
 from collections.abc import Iterator
 
 sys.path[:0] = [__file__.rpartition("/")[0]]  # -I leaves it out
+sys.modules["ssl"] = None  # type: ignore[assignment]  # asyncio does without, and is imported sooner
+
+import asyncio  # noqa: E402
 
 from fake_server import CHATS, Dropped, Exchange, FakeServer, GivenUp, Json, accept, common_options, main, spawn  # noqa: E402
 

@@ -23,13 +23,15 @@ Beside the engine's own options, and those of `fake_server`:
 """
 
 import argparse
-import asyncio
 import os
 import signal
 import sys
 from collections.abc import Iterator
 
 sys.path[:0] = [__file__.rpartition("/")[0]]  # -I leaves it out
+sys.modules["ssl"] = None  # type: ignore[assignment]  # asyncio does without, and is imported sooner
+
+import asyncio  # noqa: E402
 
 from fake_server import (  # noqa: E402
     CHATS,
@@ -118,7 +120,8 @@ class FakeVLLM(FakeServer):
         self.is_leaving = True
         assert self.server is not None
         self.server.close()
-        os.kill(self.engine, signal.SIGTERM)
+        if not self.is_engine_dead:
+            os.kill(self.engine, signal.SIGTERM)
         for exchange in self.open:
             exchange.give_up()
 
