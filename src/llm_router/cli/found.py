@@ -68,8 +68,7 @@ def show(rows: Sequence[Row], found: Discovery, *, context: int, has_gpu: bool) 
     for row in rows:
         table.add_row(*(escape(cell) for cell in _cells(row, has_gpu=has_gpu)))
     print_out(table)
-    for line in _footnotes(rows, found, context):
-        print(line)
+    print("\n".join(_footnotes(rows, found, context)), flush=True)  # before what goes to stderr, in one pipe too
 
 
 def _cells(row: Row, *, has_gpu: bool) -> Iterator[str]:
