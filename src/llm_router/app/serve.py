@@ -200,6 +200,10 @@ async def _serve(
         settings.timeout_graceful_shutdown = _grace_s(changed)
 
     with ExitStack() as stack:
+        if config.tracing:
+            from llm_router.app.tracing import traced  # an extra brings what it needs
+
+            stack.enter_context(traced(services, supervisor, launches))
         if path is not None:
             reloader = Reloader(
                 path, running, overrides=overrides, check=entrance.check, follow=follow, notifier=notifier
