@@ -1,6 +1,8 @@
 """Entries are written whole, read back, and set aside where they make no sense."""
 
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,13 @@ def test_the_same_number_of_two_routers_makes_two_entries(ledger: Ledger) -> Non
     assert ledger.entries() == [ENTRY, other]
 
 
+@pytest.mark.parametrize("keep_s", [None, 90, 0.5, math.inf])
+def test_how_long_a_client_wants_it_kept_is_written_too(ledger: Ledger, keep_s: float | None) -> None:
+    entry = ENTRY.handed_over(replace(ENTRY.identity, keep_s=keep_s))
+    ledger.write(entry)
+    assert ledger.entries() == [entry]
+
+
 def test_removing_can_be_repeated(ledger: Ledger) -> None:
     ledger.write(ENTRY)
     ledger.remove(ENTRY)
@@ -58,6 +67,7 @@ GOOD = {
         "null",
         json.dumps(GOOD | {"format": 2}),
         json.dumps(GOOD | {"identity": None}),
+        json.dumps(GOOD | {"identity": {**GOOD["identity"], "keep_s": "5m"}}),  # type: ignore[dict-item]
         json.dumps(GOOD | {"identity": {"instance": 1}}),
         json.dumps(GOOD | {"pid": "1"}),
         json.dumps(GOOD | {"pid": True}),

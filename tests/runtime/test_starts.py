@@ -13,7 +13,7 @@ from housing import Diary
 from scripted import Backend, Health, World, launch, left_behind, passed, remote
 
 from llm_router.backends.base import Address, Facts, HttpCall, Inquiry, LaunchRequest, Parking, Readiness, StopPlan
-from llm_router.core.events import InstanceAdopted, InstanceGone
+from llm_router.core.events import InstanceAdopted, InstanceGone, KeepRequested
 from llm_router.errors import LaunchError
 from llm_router.history.base import LoadRecord
 from llm_router.launchers import procfs
@@ -237,6 +237,32 @@ async def test_being_woken_is_remembered_apart_and_estimated_from_the_last_times
         ("m", True, False),
     ]
     assert {record.launch_key for record in book.records} == {key}
+
+
+async def test_how_long_a_client_wants_a_model_kept_outlives_the_router(world: Make, health: Health) -> None:
+    model = launch(backend=Backend(port=health.port))
+    one = world(model)
+    process = await one.loaded()
+    one.effects.keep("m", 90.0)
+    assert process.identity.keep_s == 90.0
+    another = world(model)
+    another.launcher.left = [left_behind(model, keep_s=process.identity.keep_s)]
+    await another.effects.adopt()
+    assert await another.until(3) == ["InstanceAdopted", "KeepRequested", "InstanceReady"]
+    assert isinstance(another.events[1], KeepRequested)
+    assert (another.events[1].model, another.events[1].keep_s) == ("m", 90.0)
+
+
+async def test_a_wish_for_what_is_not_there_or_leaves_is_nobodys(world: Make) -> None:
+    one = world(launch(), launch("other"))
+    process = await one.loaded()
+    one.effects.keep("other", 90.0)
+    process.lingers = asyncio.Event()
+    one.effects.stop(1)
+    one.effects.keep("m", 90.0)
+    assert process.identity.keep_s is None
+    process.lingers.set()
+    await one.until(2)
 
 
 class FullHost(Unwatched):

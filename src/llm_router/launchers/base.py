@@ -16,6 +16,7 @@ class Identity:
 
     `launch_key`: a hash of everything that shaped the start; a changed configuration doesn't adopt the old process.
     `devices`: where it was placed. `is_parked`: it was told to give its memory back, and not yet woken for sure.
+    `keep_s`: how long a client wants it kept while nobody uses it (seconds; infinity: for ever); None: nobody said.
     """
 
     instance: int
@@ -24,6 +25,7 @@ class Identity:
     port: int
     devices: tuple[str, ...] = ()
     is_parked: bool = False
+    keep_s: float | None = None
 
 
 class Output(Protocol):

@@ -107,4 +107,6 @@ def _parse(text: str) -> Entry:
         raise ValueError("a field has the wrong type")
     if type(entry.leaving) is not bool or type(identity.is_parked) is not bool:
         raise ValueError("a field has the wrong type")
+    if identity.keep_s is not None and type(identity.keep_s) not in (int, float):
+        raise ValueError("a field has the wrong type")
     return entry

@@ -10,10 +10,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
 
 from llm_router.backends.base import Loading, StopPlan
 from llm_router.core.commands import StartInstance, WakeInstance
-from llm_router.core.events import Event, InstanceAdopted, InstanceGone, InstanceParked, InstanceReady
+from llm_router.core.events import Event, InstanceAdopted, InstanceGone, InstanceParked, InstanceReady, KeepRequested
 from llm_router.errors import LlmRouterError
 from llm_router.history.base import History, LoadRecord
 from llm_router.launchers.base import Launcher, RunningProcess
@@ -202,6 +203,15 @@ class Effects:
         record.parked_at = None
         self._ready(record)
 
+    def keep(self, model: str, keep_s: float) -> None:
+        """How long a client wants the model kept outlives the router, as its instance does."""
+        for record in self.instances.values():
+            process = record.process
+            if record.model != model or record.stopping or process is None or process.exited.done():
+                continue
+            if process.identity.keep_s != keep_s:  # some clients say it with each request
+                self._launcher.hand_over(process, replace(process.identity, keep_s=keep_s))
+
     async def _end_of_rest(self, record: Instance, error: LlmRouterError) -> None:
         """It can't be parked or woken, so it is stopped; unless it has ended, which its exit tells better."""
         if record.process is not None and not record.stopping:
@@ -336,6 +346,8 @@ class Effects:
         _log.info("taking over %s, which still runs as pid %d", record.model, process.pid, extra=_about(record))
         record.starting = self._spawn("adopt", record, self._resume)
         self._post(InstanceAdopted(at=self._now(), instance=record.id, model=record.model, devices=record.devices))
+        if identity.keep_s is not None:
+            self._post(KeepRequested(at=self._now(), model=record.model, keep_s=identity.keep_s))
         return True
 
     async def _resume(self, record: Instance) -> None:

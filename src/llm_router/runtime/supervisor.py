@@ -158,6 +158,7 @@ class Supervisor:
 
     def keep(self, model: str, keep_s: float) -> None:
         """The model stays so long (seconds; infinity: for ever) when nobody uses it, until the next word about it."""
+        self.effects.keep(model, keep_s)
         self.handle.post(KeepRequested(at=self._loop.time(), model=model, keep_s=keep_s))
 
     def change_models(self, models: Mapping[str, ModelSpec], policy: PolicySpec | None = None) -> None:
