@@ -8,11 +8,14 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 Key = tuple[str | int, ...]
 Data = Mapping[str, object]
 
 _YES = ("true", "yes", "on", "y", "t", "1")  # what pydantic takes for true
+
+_EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 -- compared with, not bound to
 
 KEY_SOURCES = ("key", "file", "credential")
 STARTS = ("path", "command", "script", "service", "url")
@@ -54,6 +57,7 @@ def conflicts(data: Data) -> Iterator[Mistake]:
         yield from _way_to_start(name, model)
     yield from _unknown_ports(data, named)
     yield from _taken_ports(data, named)
+    yield from _routes_to_itself(data, named)
 
 
 def is_loopback(host: str) -> bool:
@@ -151,3 +155,29 @@ def _taken_ports(data: Data, models: Mapping[str, Data]) -> Iterator[Mistake]:
             yield Mistake(
                 key=key, message=f"the router itself listens on port {own}", remedy="choose another port here"
             )
+
+
+def _routes_to_itself(data: Data, models: Mapping[str, Data]) -> Iterator[Mistake]:
+    """Such a request would be asked of the router again and again, until its queue is full."""
+    endpoints = data.get("endpoints")
+    listed = endpoints if isinstance(endpoints, Mapping) else {}
+    keyed: list[tuple[Key, object]] = [(("endpoints", str(name), "url"), section) for name, section in listed.items()]
+    keyed += [(("models", name, "url"), model) for name, model in models.items()]
+    for key, section in keyed:
+        url = section.get("url") if isinstance(section, Mapping) else None
+        if any(_is_own(data, one) for one in (url if isinstance(url, list) else [url])):
+            yield Mistake(
+                key=key, message="the router itself listens there", remedy="write the address of another server"
+            )
+
+
+def _is_own(data: Data, url: object) -> bool:
+    try:
+        parts = urlsplit(str(url))
+        port = parts.port
+    except ValueError:
+        return False
+    own = str(data.get("host", "127.0.0.1"))
+    is_local = is_loopback(own) or own in _EVERYWHERE
+    hosts = {own, "127.0.0.1", "localhost"} if is_local else {own}
+    return parts.hostname in hosts and str(port) == str(data.get("router_port", 8002))
