@@ -24,6 +24,7 @@ from llm_router.core.events import InstanceReady, RequestArrived
 from llm_router.core.scheduler import Scheduler
 from llm_router.core.specs import ModelSpec, PolicySpec
 from llm_router.relay.headers import RequestHead
+from llm_router.relay.recorder import Ended
 from llm_router.relay.request import Kind
 from llm_router.runtime.status import DeviceStatus
 from llm_router.runtime.switches import Switches
@@ -67,10 +68,14 @@ class Router:
                 self.switches.reported(event)
         scheduler.handle(RequestArrived(at=105.0, request=2, model='b "2"'))
         self.requests.ended(
-            "a", Kind.CHAT, "completed", 100.0, 104.0, 105.5, 107.0, 12, 30, 45.0, RequestHead([]), None
+            Ended("a", Kind.CHAT, "completed", 100.0, 104.0, 105.5, 107.0, 12, 30, 45.0, RequestHead([]), None)
         )
-        self.requests.ended("a", Kind.EMBEDDING, "cancelled", 100.0, 0.0, 0.0, 100.25, 0, 0, 0.0, RequestHead([]), None)
-        self.requests.ended("", Kind.CHAT, "model_not_found", 100.0, 0.0, 0.0, 100.0, 0, 0, 0.0, RequestHead([]), None)
+        self.requests.ended(
+            Ended("a", Kind.EMBEDDING, "cancelled", 100.0, 0.0, 0.0, 100.25, 0, 0, 0.0, RequestHead([]), None)
+        )
+        self.requests.ended(
+            Ended("", Kind.CHAT, "model_not_found", 100.0, 0.0, 0.0, 100.0, 0, 0, 0.0, RequestHead([]), None)
+        )
         self.requests.replayed("a")
         self.catalog = Catalog([entry("a"), entry('b "2"')], scheduler, lambda _: Facts(), 0)
 
@@ -188,7 +193,7 @@ def test_a_thousand_models_are_no_trouble() -> None:
     router = Router()
     for number in range(1000):
         router.requests.ended(
-            f"m{number}", Kind.CHAT, "completed", 0.0, 0.1, 0.2, 1.0, 1, 1, 1.0, RequestHead([]), None
+            Ended(f"m{number}", Kind.CHAT, "completed", 0.0, 0.1, 0.2, 1.0, 1, 1, 1.0, RequestHead([]), None)
         )
     assert len(list(metrics_of(router).collect())) > 10
 

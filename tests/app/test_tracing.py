@@ -16,6 +16,7 @@ import pytest
 from llm_router.app import tracing
 from llm_router.errors import ConfigError
 from llm_router.relay.headers import RequestHead
+from llm_router.relay.recorder import Ended
 from llm_router.relay.request import Kind
 from llm_router.runtime.tally import Requests
 
@@ -63,7 +64,7 @@ def router() -> Any:
 
 def chat(one: Any) -> None:
     times = 100.0, 100.001, 0.0, 103.0
-    one.services.recorder.ended("m", Kind.CHAT, "completed", *times, 1, 2, 0.0, RequestHead([]), None)
+    one.services.recorder.ended(Ended("m", Kind.CHAT, "completed", *times, 1, 2, 0.0, RequestHead([]), None))
 
 
 def test_a_collector_that_fails_is_told_of_once_and_so_is_its_return(

@@ -12,9 +12,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from llm_router.errors import LlmRouterError
-from llm_router.relay.headers import RequestHead
 from llm_router.relay.lease import Upstream, Waiter
-from llm_router.relay.request import Kind
+from llm_router.relay.recorder import Ended
 from llm_router.relay.status_text import Progress
 
 LIMIT = 1_000_000
@@ -84,48 +83,14 @@ class FakeDispatcher:
             await asyncio.wait_for(self.changed.wait_for(condition), 20)
 
 
-@dataclass
-class Ended:
-    """What was told of one request; the times are those of the record."""
-
-    model: str
-    kind: Kind
-    outcome: str
-    since: float
-    sent_at: float
-    first_at: float
-    now: float
-    prompt_n: int
-    completion_n: int
-    rate: float
-    client: RequestHead
-    upstream: Upstream | None
-
-
 class FakeRecorder:
     def __init__(self) -> None:
         self.ended_requests: list[Ended] = []
         self.replays: list[str] = []
         self.heard = asyncio.Event()
 
-    def ended(
-        self,
-        model: str,
-        kind: Kind,
-        outcome: str,
-        since: float,
-        sent_at: float,
-        first_at: float,
-        now: float,
-        prompt_n: int,
-        completion_n: int,
-        rate: float,
-        client: RequestHead,
-        upstream: Upstream | None,
-    ) -> None:
-        times = since, sent_at, first_at, now
-        ended = Ended(model, kind, outcome, *times, prompt_n, completion_n, rate, client, upstream)
-        self.ended_requests.append(ended)
+    def ended(self, request: Ended) -> None:
+        self.ended_requests.append(request)
         self.heard.set()
 
     def replayed(self, model: str) -> None:

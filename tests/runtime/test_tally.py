@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from llm_router.relay.headers import RequestHead
+from llm_router.relay.recorder import Ended
 from llm_router.relay.request import Kind
 from llm_router.runtime.tally import Histogram, Requests
 
+ENDED = Ended(
+    model="m",
+    kind=Kind.CHAT,
+    outcome="completed",
+    since=100.0,
+    sent_at=100.001,
+    first_at=0.0,
+    now=103.0,
+    prompt_n=0,
+    completion_n=0,
+    rate=0.0,
+    client=RequestHead([]),
+    upstream=None,
+)
 
-def ended(
-    requests: Requests, model: str = "m", kind: Kind = Kind.CHAT, outcome: str = "completed", **more: float
-) -> None:
-    times = {"since": 100.0, "sent_at": 100.001, "first_at": 0.0, "now": 103.0}
-    figures = {"prompt_n": 0, "completion_n": 0, "rate": 0.0}
-    numbers = {**times, **figures, **more}
-    requests.ended(model, kind, outcome, *numbers.values(), RequestHead([]), None)  # type: ignore[arg-type]
+
+def ended(requests: Requests, **other: Any) -> None:
+    requests.ended(ENDED._replace(**other))
 
 
 def test_a_value_on_a_bound_counts_for_it() -> None:

@@ -14,6 +14,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from llm_router.relay.headers import RequestHead
 from llm_router.relay.lease import Upstream
+from llm_router.relay.recorder import Ended
 from llm_router.relay.request import Kind
 from llm_router.runtime.switches import Loaded, Phase, Switched
 from llm_router.runtime.tally import Requests
@@ -58,7 +59,7 @@ class Traced:
         head = RequestHead([(name.encode(), value.encode()) for name, value in (headers or {}).items()])
         upstream = None if sent_s is None else UPSTREAM
         times = since, sent_at, first_at, since + took_s
-        self.traces.ended(model, kind, outcome, *times, *tokens, 0.0, head, upstream)
+        self.traces.ended(Ended(model, kind, outcome, *times, *tokens, 0.0, head, upstream))
 
     def switched(self, *phases: tuple[Phase, float, float], **more: Any) -> None:
         told = tuple((phase, self.at + since, self.at + until) for phase, since, until in phases)

@@ -20,7 +20,7 @@ from llm_router.relay.held import Held, may_be_held
 from llm_router.relay.lane import Lane, Write
 from llm_router.relay.lease import Upstream
 from llm_router.relay.outgoing import COUNTED, outgoing
-from llm_router.relay.recorder import CANCELLED, COMPLETED, SERVER_REFUSED, UPSTREAM_ERROR
+from llm_router.relay.recorder import CANCELLED, COMPLETED, SERVER_REFUSED, UPSTREAM_ERROR, Ended
 from llm_router.relay.reply import rewrite_reply
 from llm_router.relay.request import Kind, Request, Target, read, status_mode
 from llm_router.relay.services import Services
@@ -405,18 +405,20 @@ class Exchange:
                 rate = figures.timings["predicted_per_second"]
         now = monotonic()
         recorder.ended(
-            "" if asked is None else asked.model.name,
-            self._target.kind,
-            outcome,
-            self._since or now,  # one that was refused, or given up, before it was here
-            self._sent_at,
-            first_at,
-            now,
-            prompt_n,
-            completion_n,
-            rate,
-            self._client,
-            self._upstream,
+            Ended(
+                "" if asked is None else asked.model.name,
+                self._target.kind,
+                outcome,
+                self._since or now,  # one that was refused, or given up, before it was here
+                self._sent_at,
+                first_at,
+                now,
+                prompt_n,
+                completion_n,
+                rate,
+                self._client,
+                self._upstream,
+            )
         )
 
     def _head(self, status: int, headers: Headers, length: int | None) -> None:

@@ -11,8 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from llm_router.history.base import RequestRecord
-from llm_router.relay.headers import RequestHead
-from llm_router.relay.lease import Upstream
+from llm_router.relay.recorder import Ended
 from llm_router.relay.request import Kind
 
 # Upper bounds, in seconds and tokens a second. From a small embedding to an answer of a reasoning model.
@@ -71,9 +70,6 @@ class ModelTally:
         yield from ((kind, outcome, count) for (kind, outcome), count in self.others.items())
 
 
-_Ended = tuple[str, Kind, str, float, float, float, float, int, int]
-
-
 class Requests:
     """Implements `relay.recorder.Recorder`. `models`: by canonical name; "" for requests that named none.
 
@@ -83,64 +79,50 @@ class Requests:
 
     def __init__(self) -> None:
         self.models: dict[str, ModelTally] = defaultdict(ModelTally)
-        self._ended: list[_Ended] = []
+        self._ended: list[Ended] = []
 
     def taken(self, monotonic_s: float, epoch_s: float) -> list[RequestRecord]:
         """Those that ended since the last call. The two clocks at this moment, in seconds."""
         ended, self._ended = self._ended, []
         return [
             RequestRecord(
-                at=epoch_s - (monotonic_s - now),
-                model=model,
-                kind=kind.value,
-                outcome=outcome,
-                took_s=now - since,
-                wait_s=sent_at - since if sent_at else None,
-                first_token_s=first_at - since if first_at else None,
-                prompt_tokens=prompt_n,
-                completion_tokens=completion_n,
+                at=epoch_s - (monotonic_s - request.now),
+                model=request.model,
+                kind=request.kind.value,
+                outcome=request.outcome,
+                took_s=request.now - request.since,
+                wait_s=request.sent_at - request.since if request.sent_at else None,
+                first_token_s=request.first_at - request.since if request.first_at else None,
+                prompt_tokens=request.prompt_n,
+                completion_tokens=request.completion_n,
             )
-            for model, kind, outcome, since, sent_at, first_at, now, prompt_n, completion_n in ended
+            for request in ended
         ]
 
-    def ended(
-        self,
-        model: str,
-        kind: Kind,
-        outcome: str,
-        since: float,
-        sent_at: float,
-        first_at: float,
-        now: float,
-        prompt_n: int,
-        completion_n: int,
-        rate: float,
-        client: RequestHead,
-        upstream: Upstream | None,
-    ) -> None:
-        tally = self.models[model]
-        if kind is Kind.CHAT:
-            tally.outcomes[outcome] += 1
+    def ended(self, request: Ended) -> None:
+        tally = self.models[request.model]
+        if request.kind is Kind.CHAT:
+            tally.outcomes[request.outcome] += 1
         else:
-            tally.others[kind, outcome] += 1
+            tally.others[request.kind, request.outcome] += 1
         # Written out, since every request comes by here: a call costs as much as the rest.
-        durations, took_s = tally.durations, now - since
+        durations, took_s = tally.durations, request.now - request.since
         durations.counts[bisect_left(DURATIONS_S, took_s)] += 1
         durations.total += took_s
-        if sent_at:
-            waited_s = sent_at - since
+        if request.sent_at:
+            waited_s = request.sent_at - request.since
             if waited_s > NO_WAIT_S:
                 tally.waits.observe(waited_s)
             else:
                 tally.waits.counts[0] += 1
-        if first_at:
-            tally.first_tokens.observe(first_at - since)
-        if rate > 0:
-            tally.rates.observe(rate)
-        tally.prompt_tokens += prompt_n
-        tally.completion_tokens += completion_n
+        if request.first_at:
+            tally.first_tokens.observe(request.first_at - request.since)
+        if request.rate > 0:
+            tally.rates.observe(request.rate)
+        tally.prompt_tokens += request.prompt_n
+        tally.completion_tokens += request.completion_n
         if len(self._ended) < _KEPT:
-            self._ended.append((model, kind, outcome, since, sent_at, first_at, now, prompt_n, completion_n))
+            self._ended.append(request)
 
     def replayed(self, model: str) -> None:
         self.models[model].replays += 1

@@ -16,8 +16,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from opentelemetry.util.types import AttributeValue
 
 from llm_router.relay.headers import RequestHead
-from llm_router.relay.lease import Upstream
-from llm_router.relay.recorder import CANCELLED, COMPLETED, Recorder
+from llm_router.relay.recorder import CANCELLED, COMPLETED, Ended, Recorder
 from llm_router.relay.request import Kind
 from llm_router.runtime.switches import Loaded, Switched
 from llm_router.runtime.tally import NO_WAIT_S
@@ -42,63 +41,42 @@ class Traces:
         self._provider_of = provider_of
         self._loads: dict[str, tuple[float, SpanContext]] = {}  # the last one of each model, and when it was over
 
-    def ended(
-        self,
-        model: str,
-        kind: Kind,
-        outcome: str,
-        since: float,
-        sent_at: float,
-        first_at: float,
-        now: float,
-        prompt_n: int,
-        completion_n: int,
-        rate: float,
-        client: RequestHead,
-        upstream: Upstream | None,
-    ) -> None:
-        figures = prompt_n, completion_n
-        self._counts.ended(model, kind, outcome, since, sent_at, first_at, now, *figures, rate, client, upstream)
-        self._later(self._request, model, kind, outcome, since, sent_at, first_at, now, figures, client, upstream)
+    def ended(self, request: Ended) -> None:
+        self._counts.ended(request)
+        self._later(self._request, request)
 
     def replayed(self, model: str) -> None:
         self._counts.replayed(model)
 
-    def _request(
-        self,
-        model: str,
-        kind: Kind,
-        outcome: str,
-        since: float,
-        sent_at: float,
-        first_at: float,
-        now: float,
-        figures: tuple[int, int],
-        client: RequestHead,
-        upstream: Upstream | None,
-    ) -> None:
-        operation = _OPERATIONS[kind]
-        attributes: dict[str, AttributeValue] = {"gen_ai.operation.name": operation, "llm_router.outcome": outcome}
+    def _request(self, request: Ended) -> None:
+        model, upstream = request.model, request.upstream
+        since, sent_at, first_at = request.since, request.sent_at, request.first_at
+        operation = _OPERATIONS[request.kind]
+        attributes: dict[str, AttributeValue] = {
+            "gen_ai.operation.name": operation,
+            "llm_router.outcome": request.outcome,
+        }
         if model:
             attributes |= {"gen_ai.provider.name": self._provider_of(model), "gen_ai.request.model": model}
         server: dict[str, AttributeValue] = {}
         if sent_at and upstream is not None:
             server = {"server.address": upstream.host, "server.port": upstream.port}
-        if any(figures):
-            attributes |= {"gen_ai.usage.input_tokens": figures[0], "gen_ai.usage.output_tokens": figures[1]}
+        if request.prompt_n or request.completion_n:
+            attributes["gen_ai.usage.input_tokens"] = request.prompt_n
+            attributes["gen_ai.usage.output_tokens"] = request.completion_n
         if first_at:
             attributes["gen_ai.response.time_to_first_chunk"] = first_at - since
         at = _clock()
         whole = self._tracer.start_span(
             f"{operation} {model}".rstrip(),
-            _parent(client),
+            _parent(request.client),
             SpanKind.SERVER,
             attributes | server,
             start_time=at(since),
         )
         if whole.is_recording():
             inside = set_span_in_context(whole, Context())
-            waited_until = sent_at or now
+            waited_until = sent_at or request.now
             if waited_until - since > NO_WAIT_S:
                 links = self._load_within(model, since, waited_until)
                 wait = self._tracer.start_span("wait", inside, links=links, start_time=at(since))
@@ -109,10 +87,10 @@ class Traces:
                 )
                 if first_at:
                     answer.add_event("first token", timestamp=at(first_at))
-                answer.end(at(now))
-        if outcome not in (COMPLETED, CANCELLED):
-            _fail(whole, outcome)
-        whole.end(at(now))
+                answer.end(at(request.now))
+        if request.outcome not in (COMPLETED, CANCELLED):
+            _fail(whole, request.outcome)
+        whole.end(at(request.now))
 
     def _load_within(self, model: str, since: float, until: float) -> Sequence[Link]:
         over_at, context = self._loads.get(model, (0.0, None))
