@@ -87,7 +87,7 @@ MISTAKES = [
     ('"models": {"a": {QWEN, "args": 3}}', "models.a.args", "3 is not a list", "brackets"),
     ('"models": {"a": {QWEN, "aliases": "b"}}', "models.a.aliases", "not a list", "brackets"),
     ('"models": {"a": {QWEN, "port": 8002}}', "models.a.port", "itself listens", "another port"),
-    ('"models": {"a": {"backend": "openai", "url": "http://localhost:8002"}}', "models.a.url", "itself listens", "anot"),
+    ('"models": {"a": {"backend": "openai", "url": "http://localhost:8002"}}', "models.a.url", "itself", "anot"),
     ('"endpoints": {"e": {"url": ["http://x", "http://127.0.0.1:8002"]}}', "endpoints.e.url", "itself listens", "anot"),
     ('"models": {"a": {QWEN, "ready_path": "health"}}', "models.a.ready_path", "not a path", '"/health"'),
     ('"models": {"a": {QWEN, "parameters": {"removal": []}}}', "models.a.parameters.removal", "no such", "removals"),
@@ -199,7 +199,7 @@ def test_a_model_file_that_may_not_be_read_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("url", ["http://localhost:8003/v1", "http://192.168.1.20:8002/v1", "http://localhost:x"])
 def test_a_server_elsewhere_may_have_the_same_port_or_the_same_host(tmp_path: Path, url: str) -> None:
-    path = written(tmp_path, '{"models": {"a": {"backend": "openai", "url": "%s"}}}' % url)
+    path = written(tmp_path, '{"models": {"a": {"backend": "openai", "url": "URL"}}}'.replace("URL", url))
     assert not any("itself listens" in problem.message for problem in check(path))
 
 
