@@ -1,9 +1,11 @@
-"""A factory for router processes; afterwards each has ended cleanly and nothing it started is left."""
+"""Factories for router processes; afterwards each has ended cleanly and nothing it started is left."""
 
 from __future__ import annotations
 
+import asyncio
+import json
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,26 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
         return router
 
     yield start
+    await _end(routers)
+
+
+@pytest.fixture(scope="module")
+def share(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
+    """As `start`, but who asks for the same models and settings gets the same router, as the test before left it."""
+    routers: dict[str, RouterProcess] = {}
+
+    async def share(models: dict[str, Any], **settings: Any) -> RouterProcess:
+        asked = json.dumps([models, settings])
+        if asked not in routers:
+            routers[asked] = RouterProcess(tmp_path_factory.mktemp("shared"), models, **settings)
+            await routers[asked].start()
+        return routers[asked]
+
+    yield share
+    asyncio.run(_end(routers.values()))
+
+
+async def _end(routers: Iterable[RouterProcess]) -> None:
     for router in routers:
         assert await router.stop() == 0
     for router in routers:

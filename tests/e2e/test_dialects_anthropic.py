@@ -33,8 +33,8 @@ async def router(start: Start, tiny_models: dict[str, Any]) -> RouterProcess:
 
 
 @pytest.fixture
-async def fakes(start: Start) -> RouterProcess:
-    return await start(
+async def fakes(share: Start) -> RouterProcess:
+    return await share(
         {
             "a": fake(aliases=["claude-local"]),
             "dying": fake("--fault", "close_after_3"),
@@ -100,9 +100,9 @@ async def test_tokens_are_counted_by_the_model_once_it_is_ready(router: RouterPr
     assert (await counted.parse()).input_tokens == 9
 
 
-async def test_a_stream_has_its_events_in_order_and_pings_while_the_model_loads(fakes: RouterProcess) -> None:
+async def test_a_stream_has_its_events_in_order_and_pings_while_the_model_loads(start: Start) -> None:
     body = {"model": "a", "max_tokens": 9, "stream": True, "messages": MESSAGES}
-    events = await events_of(fakes, body)
+    events = await events_of(await start({"a": fake()}), body)
     names = [name for name, _ in events]
     assert all(name == data["type"] for name, data in events)
     assert names[0] == "message_start"
@@ -248,8 +248,8 @@ WRONG = {
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-async def test_a_wrong_body_gets_anthropics_envelope(start: Start, wrong: str) -> None:
-    router = await start({"a": fake()})
+async def test_a_wrong_body_gets_anthropics_envelope(share: Start, wrong: str) -> None:
+    router = await share({"a": fake()})
     await refuses(router, "POST", "/v1/messages", WRONG[wrong], 400, "invalid_request_error")
     if "max_tokens" not in wrong:
         await refuses(router, "POST", "/v1/messages/count_tokens", WRONG[wrong], 400, "invalid_request_error")

@@ -21,6 +21,12 @@ async def router(start: Start, tiny_models: dict[str, Any]) -> RouterProcess:
     return await start(tiny_models)
 
 
+@pytest.fixture
+async def used(share: Start, tiny_models: dict[str, Any]) -> RouterProcess:
+    """For tests to which it is all the same what is loaded."""
+    return await share(tiny_models)
+
+
 ClientFor = Callable[[RouterProcess], "official.ollama.AsyncClient"]
 
 
@@ -67,8 +73,8 @@ async def test_the_official_client_chats_and_generates_streamed_and_whole(
     assert "".join(part.response or "" for part in raw).startswith(" I am tiny-b:")
 
 
-async def test_an_answer_that_the_client_began_is_continued(router: RouterProcess, client_for: ClientFor) -> None:
-    client = client_for(router)
+async def test_an_answer_that_the_client_began_is_continued(used: RouterProcess, client_for: ClientFor) -> None:
+    client = client_for(used)
     begun = [*MESSAGES, {"role": "assistant", "content": "1, 2, 3,"}]
     said = await client.chat(model="tiny-a", messages=begun)
     assert said.message.content == numbers("tiny-a", 50)
@@ -76,8 +82,8 @@ async def test_an_answer_that_the_client_began_is_continued(router: RouterProces
     assert "".join(part.message.content or "" for part in parts) == numbers("tiny-a", 50)
 
 
-async def test_a_name_with_the_tag_latest_is_the_name_without(router: RouterProcess, client_for: ClientFor) -> None:
-    said = await client_for(router).chat(model="tiny-a:latest", messages=MESSAGES)
+async def test_a_name_with_the_tag_latest_is_the_name_without(used: RouterProcess, client_for: ClientFor) -> None:
+    said = await client_for(used).chat(model="tiny-a:latest", messages=MESSAGES)
     assert said.model == "tiny-a:latest"
     assert said.message.content == numbers("tiny-a", 50)
 
@@ -94,8 +100,8 @@ async def test_a_model_that_was_listed_here_can_be_asked_in_openais_way_too(a_ro
         assert (await client.get("/v1/models/a:latest")).json()["id"] == "a"
 
 
-async def test_embeddings_come_in_both_forms(router: RouterProcess, client_for: ClientFor) -> None:
-    client = client_for(router)
+async def test_embeddings_come_in_both_forms(used: RouterProcess, client_for: ClientFor) -> None:
+    client = client_for(used)
     found = await client.embed(model="tiny-embed", input=["one", "two"])
     assert len(found.embeddings) == 2
     assert len(found.embeddings[0]) == len(found.embeddings[1]) > 0
@@ -137,12 +143,12 @@ async def test_the_client_lists_shows_loads_and_unloads(router: RouterProcess, c
     await router.until("tiny-a", "unloaded")
 
 
-async def test_an_answer_with_keep_alive_zero_is_the_models_last(router: RouterProcess, client_for: ClientFor) -> None:
-    client = client_for(router)
+async def test_an_answer_with_keep_alive_zero_is_the_models_last(used: RouterProcess, client_for: ClientFor) -> None:
+    client = client_for(used)
     assert (await client.chat(model="tiny-a", messages=MESSAGES, keep_alive=0)).message.content
-    await router.until("tiny-a", "unloaded")
+    await used.until("tiny-a", "unloaded")
     assert (await client.chat(model="tiny-a", messages=MESSAGES, keep_alive="5m")).message.content
-    assert (await router.status())["tiny-a"]["state"] == "ready"
+    assert (await used.status())["tiny-a"]["state"] == "ready"
 
 
 async def test_a_client_says_how_long_its_model_stays_until_one_says_otherwise(
@@ -185,8 +191,8 @@ async def test_the_model_stays_while_others_use_it_whatever_one_client_wishes(
     assert (await router.status())["slow"]["state"] == "ready"
 
 
-async def test_errors_are_the_clients_own(router: RouterProcess, client_for: ClientFor) -> None:
-    client = client_for(router)
+async def test_errors_are_the_clients_own(used: RouterProcess, client_for: ClientFor) -> None:
+    client = client_for(used)
     for call in (
         client.chat(model="nope", messages=MESSAGES),
         client.generate(model="nope", prompt="x"),
@@ -223,8 +229,8 @@ async def test_bad_input_gets_ollamas_error_shape(
 
 
 @pytest.fixture
-async def a_router(start: Start) -> RouterProcess:
-    return await start(
+async def a_router(share: Start) -> RouterProcess:
+    return await share(
         {"a": fake(), "dying": fake("--fault", "close_after_3"), "failing": fake("--exit-at-start", "3")}
     )
 
@@ -271,12 +277,13 @@ async def test_open_webui_waits_in_silence_so_that_a_failed_load_has_a_status(a_
     assert lines[0]["message"]["content"], "no line before the first word"
 
 
-async def test_open_webuis_own_requests_load_nothing_here_either(a_router: RouterProcess) -> None:
+async def test_open_webuis_own_requests_load_nothing_here_either(start: Start) -> None:
+    router = await start({"a": fake()})
     task = [{"role": "user", "content": "### Task:\nGenerate a concise title"}]
-    async with a_router.client() as client:
+    async with router.client() as client:
         refused = await client.post("/api/chat", json={"model": "a", "messages": task, "stream": False})
     assert refused.status_code == 503
-    assert (await a_router.status())["a"]["state"] == "unloaded"
+    assert (await router.status())["a"]["state"] == "unloaded"
 
 
 async def test_a_failed_load_is_an_error_with_the_servers_last_words(

@@ -120,8 +120,8 @@ async def test_a_server_that_floods_its_output_doesnt_disturb_the_answer(start: 
 
 
 @pytest.mark.parametrize("fault", ["garbage", "close_before_byte", "short_length", "bad_chunk", "stall_after_2"])
-async def test_a_broken_answer_is_an_error_and_the_next_one_works(start: Start, fault: str) -> None:
-    router = await start({"a": fake()}, response_timeout="1s")
+async def test_a_broken_answer_is_an_error_and_the_next_one_works(share: Start, fault: str) -> None:
+    router = await share({"a": fake()}, response_timeout="1s")
     await router.chat("a")
     stream = fault in ("bad_chunk", "stall_after_2", "garbage")
     async with router.client() as client:
@@ -133,8 +133,8 @@ async def test_a_broken_answer_is_an_error_and_the_next_one_works(start: Start, 
 
 
 @pytest.mark.parametrize("fault", ["close_framed", "no_done", "early_hints", "extra_bytes"])
-async def test_an_odd_but_whole_answer_is_passed_on_whole(start: Start, fault: str) -> None:
-    router = await start({"a": fake()})
+async def test_an_odd_but_whole_answer_is_passed_on_whole(share: Start, fault: str) -> None:
+    router = await share({"a": fake()})
     events = await router.chat("a", fault=fault)
     assert events.text == numbers("a", 30)
     assert events.done

@@ -45,8 +45,8 @@ async def talk(router: RouterProcess, *pieces: bytes) -> bytes:
     return said
 
 
-async def test_without_a_key_nothing_is_served_in_whatever_dialect(start: Start) -> None:
-    router = await start({"a": fake()}, keys=KEYS)
+async def test_without_a_key_nothing_is_served_in_whatever_dialect(share: Start) -> None:
+    router = await share({"a": fake()}, keys=KEYS)
     async with router.client() as client:
         assert (await client.get("/health")).status_code == 200
         refused = await chat(client, None)
@@ -67,8 +67,8 @@ async def test_without_a_key_nothing_is_served_in_whatever_dialect(start: Start)
         assert (await client.get("/v1/models", headers=bearer(ANNA))).is_success
 
 
-async def test_managing_and_reaching_past_the_router_needs_an_admin_key_and_is_noted(start: Start) -> None:
-    router = await start({"a": fake()}, keys=KEYS)
+async def test_managing_and_reaching_past_the_router_needs_an_admin_key_and_is_noted(share: Start) -> None:
+    router = await share({"a": fake()}, keys=KEYS)
     async with router.client() as client:
         for method, path in (("GET", "/admin/status"), ("GET", "/upstream/a/stats"), ("POST", "/admin/reload")):
             refused = await client.request(method, path, headers=bearer(ANNA))
@@ -195,8 +195,8 @@ async def test_secrets_are_in_no_log_and_no_command_line(start: Start) -> None:
         assert secret not in text
 
 
-async def test_every_reply_has_a_number(start: Start) -> None:
-    router = await start({"a": fake()})
+async def test_every_reply_has_a_number(share: Start) -> None:
+    router = await share({"a": fake()})
     async with router.client() as client:
         first, second = [(await chat(client, None)).headers["x-request-id"] for _ in range(2)]
         assert first != second
@@ -233,16 +233,16 @@ async def test_allowed_pages_get_what_a_browser_wants(start: Start) -> None:
 
 
 @pytest.mark.parametrize("path", [b"/v1/chat/completions", b"/v1/messages"])
-async def test_who_never_finishes_a_request_is_not_waited_for(start: Start, path: bytes) -> None:
-    router = await start({"a": fake()}, request_timeout="300ms")
+async def test_who_never_finishes_a_request_is_not_waited_for(share: Start, path: bytes) -> None:
+    router = await share({"a": fake()}, request_timeout="300ms")
     head = b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n" % path
     assert await talk(router) == b""
     assert (await talk(router, head)).startswith(b"HTTP/1.1 408 ")
     assert (await talk(router, head + b"Content-Length: 90\r\n\r\n{")).startswith(b"HTTP/1.1 408 ")
 
 
-async def test_a_head_without_end_is_refused(start: Start) -> None:
-    router = await start({"a": fake()})
+async def test_a_head_without_end_is_refused(share: Start) -> None:
+    router = await share({"a": fake()})
     begin = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
     endless = [begin, *(b"x-%d: %b\r\n" % (n, b"y" * 4000) for n in range(500))]
     assert (await talk(router, *endless)).startswith(b"HTTP/1.1 431 ")

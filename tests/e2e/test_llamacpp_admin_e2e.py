@@ -136,5 +136,5 @@ async def test_who_listens_does_not_hold_up_the_end(start: Start) -> None:
 
 
 @pytest.fixture
-async def router_(start: Start) -> RouterProcess:
-    return await start({"a": fake()})
+async def router_(share: Start) -> RouterProcess:
+    return await share({"a": fake()})

@@ -53,8 +53,8 @@ async def test_a_load_is_a_status_line_and_never_part_of_the_text(start: Start) 
     assert [chunk["choices"][0]["delta"] for chunk in events.chunks if "event" in chunk] == [{}] * len(shown)
 
 
-async def test_a_loaded_model_shows_none(start: Start) -> None:
-    router = await start({"a": fake()})
+async def test_a_loaded_model_shows_none(share: Start) -> None:
+    router = await share({"a": fake()})
     await chat(router, "a")
     assert statuses(await chat(router, "a")) == []
 
@@ -212,8 +212,8 @@ async def test_a_task_that_is_named_needs_no_known_form(start: Start) -> None:
     assert "x-llm-router-task" not in (await router.stats("a"))["last"]["headers"]
 
 
-async def test_a_chat_with_documents_is_no_task(start: Start) -> None:
-    router = await start({"a": fake()})
+async def test_a_chat_with_documents_is_no_task(share: Start) -> None:
+    router = await share({"a": fake()})
     text = "### Task:\nRespond to the user query using the provided context"
     events = await chat(router, "a", messages=[{"role": "user", "content": text}])
     assert events.content == numbers("a", 30)

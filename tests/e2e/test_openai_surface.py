@@ -154,16 +154,16 @@ async def test_rerank_speech_and_images_pass_to_the_server_that_has_them(start: 
         there.answers["/v1/audio/speech"] = (200, "audio/mpeg", b"\xff\xfb" * 5000)
         there.answers["/v1/images/generations"] = (200, "application/json", json.dumps(picture).encode())
         router = await start({"m": {**model, "parameters": {"overrides": {"top_n": 1}}}})
-        async with router.client() as client, client_for(router) as official:
+        async with router.client() as client, client_for(router) as theirs:
             for path in ("/v1/rerank", "/rerank", "/v1/reranking"):
                 asked = {"model": "x", "query": "q", "documents": ["a", "b"], "unheard_of": 1}
                 assert (await client.post(path, json=asked)).json() == ranks
                 assert there.asked[-1][0] == "/v1/rerank"
                 sent = json.loads(there.asked[-1][2])
                 assert (sent["model"], sent["unheard_of"], sent["top_n"]) == ("theirs", 1, 1)
-            spoken = await official.audio.speech.create(model="m", voice="alloy", input="hello")
+            spoken = await theirs.audio.speech.create(model="m", voice="alloy", input="hello")
             assert spoken.content == b"\xff\xfb" * 5000
-            images = await official.images.generate(model="m", prompt="a cat")
+            images = await theirs.images.generate(model="m", prompt="a cat")
             assert images.data is not None
             assert images.data[0].b64_json == "AA=="
 
@@ -317,8 +317,8 @@ async def test_bad_input_gets_openais_error_from_every_endpoint(start: Start) ->
 
 
 @pytest.mark.parametrize("path", [*PATHS, *FORM_PATHS])
-async def test_what_is_too_large_is_refused(start: Start, path: str) -> None:
-    router = await start({"a": fake()}, max_body="10KiB")
+async def test_what_is_too_large_is_refused(share: Start, path: str) -> None:
+    router = await share({"a": fake()}, max_body="10KiB")
     async with router.client() as client:
         if path in FORM_PATHS:
             answer = await client.post(path, data={"model": "a"}, files={"file": b"x" * 100_000})
