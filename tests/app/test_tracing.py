@@ -98,12 +98,18 @@ async def test_a_collector_that_never_answers_holds_up_nobody(monkeypatch: pytes
     one = router()
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")  # seconds, for the thread that is left behind
+        monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "8")
+        monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "8")
         began = time.monotonic()
         with tracing.traced(one.services, one.supervisor, {}):
             one.services.recorder._later = lambda call, *told: call(*told)
-            for _ in range(3000):  # more than the SDK's queue has room for
+            for _ in range(30):  # more than the SDK's queue has room for
                 chat(one)
         assert time.monotonic() - began < 5
+        for thread in threading.enumerate():
+            if thread.name == "traces":
+                thread.join(20)
 
 
 async def test_variables_that_can_not_be_used_are_a_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
