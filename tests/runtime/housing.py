@@ -23,7 +23,8 @@ from llm_router.launchers.base import RunningProcess
 from llm_router.launchers.process import ProcessLauncher
 from llm_router.relay.pool import Pool
 from llm_router.runtime.effects import Effects
-from llm_router.runtime.instances import Instance, Launch, RecentLoads
+from llm_router.runtime.instances import Instance, Launch
+from llm_router.runtime.learning import RecentLoads
 from llm_router.runtime.tasks import Tasks
 
 T = TypeVar("T")

@@ -19,7 +19,8 @@ from llm_router.history.base import LoadRecord
 from llm_router.launchers import procfs
 from llm_router.launchers.ports import Ports
 from llm_router.models import tiny
-from llm_router.runtime.instances import Launch, RecentLoads, Unwatched
+from llm_router.runtime.instances import Launch, Unwatched
+from llm_router.runtime.learning import RecentLoads
 
 Make = Callable[..., World]
 

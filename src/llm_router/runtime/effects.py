@@ -1,31 +1,32 @@
 """Carries out what the scheduler asks for about instances: start, park, wake, stop, check. Each effect is idempotent
 and reports back with exactly one event, whatever fails.
 
-Counterparts: `hosts` and `resting`, which do the work with the servers; `leases`, which does the same for requests.
+Counterparts: `hosts` and `resting`, which do the work with the servers; `adoption`, for what runs already; `learning`;
+`leases`, which does the same for requests.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 
-from llm_router.backends.base import Loading, StopPlan
+from llm_router.backends.base import Loading
 from llm_router.core.commands import StartInstance, WakeInstance
 from llm_router.core.events import Event, InstanceAdopted, InstanceGone, InstanceParked, InstanceReady, KeepRequested
 from llm_router.errors import LlmRouterError
-from llm_router.history.base import History, LoadRecord
+from llm_router.history.base import History
 from llm_router.launchers.base import Launcher, RunningProcess
 from llm_router.launchers.ports import Ports
 from llm_router.launchers.waiting import exit_in_words, words_of
 from llm_router.relay.lease import Upstream
 from llm_router.relay.pool import Pool
-from llm_router.runtime import hosts
+from llm_router.runtime import adoption, hosts
 from llm_router.runtime.endings import lacked_memory, told
 from llm_router.runtime.hosts import AT_ONCE, Hosts
-from llm_router.runtime.instances import DeviceSize, Instance, Launches, RecentLoads, Unwatched, Watch, upstream_for
+from llm_router.runtime.instances import DeviceSize, Instance, Launches, Unwatched, Watch, upstream_for
+from llm_router.runtime.learning import Learning, RecentLoads
 from llm_router.runtime.resting import Resting
 from llm_router.runtime.tasks import Tasks
 
@@ -59,8 +60,7 @@ class Effects:
         self._post = post
         self._now = now
         self._watch = watch or Unwatched()
-        self._history = history or RecentLoads()
-        self._is_warm = is_warm
+        self._learning = Learning(history or RecentLoads(), self._watch, is_warm, now)
         self.instances: dict[int, Instance] = {}
         self._ports = Ports()
         self.launches_changed()
@@ -90,15 +90,8 @@ class Effects:
         return self._hosts.last.get(model)
 
     def estimate_s(self, model: str) -> float | None:
-        """How long it takes to make the model ready, from earlier times: to wake it where it is parked; else a load
-        like the one that runs, or a cold one."""
-        records, key = (
-            [record for record in self.instances.values() if record.model == model],
-            self._launches[model].key,
-        )
-        if any(record.parked_at is not None for record in records):
-            return self._history.wake_s(model, key)
-        return self._history.load_s(model, key, warm=any(record.warm for record in records))
+        """How long it takes to make the model ready, from earlier times."""
+        return self._learning.estimate_s(self._launches[model], self.instances.values())
 
     # -- start
 
@@ -117,33 +110,13 @@ class Effects:
         launch = self._launches[record.model]
         record.launch_key = launch.key
         try:
-            record.warm = await self._warmth(launch.request.path)
+            record.warm = await self._learning.warmth(launch)
             await self._hosts.open(record, launch)
         except Exception as error:
-            self._remember(record, str(error))
+            self._learning.remember(record, str(error))
             raise
-        self._remember(record, None)
+        self._learning.remember(record, None)
         self._ready(record)
-
-    async def _warmth(self, path: str | None) -> bool:
-        return path is not None and self._is_warm is not None and await asyncio.to_thread(self._is_warm, path)
-
-    def _remember(self, record: Instance, error: str | None) -> None:
-        if record.process is None:  # somebody else's server: its loads say nothing about ours
-            return
-        is_woken = record.parked_at is not None
-        self._history.add_load(
-            LoadRecord(
-                at=time.time(),
-                model=record.model,
-                launch_key=record.launch_key,
-                took_s=self._now() - record.since,
-                warm=bool(record.warm) and not is_woken,
-                woken=is_woken,
-                peak_mib=self._watch.peak_mib(record.id),
-                error=None if error is None else told(record, error),
-            )
-        )
 
     def _ready(self, record: Instance) -> None:
         if record.stopping:
@@ -196,10 +169,10 @@ class Effects:
         try:
             await self._resting.wake(record, self._launches[record.model])
         except LlmRouterError as error:
-            self._remember(record, error.message)
+            self._learning.remember(record, error.message)
             await self._end_of_rest(record, error)
             return
-        self._remember(record, None)
+        self._learning.remember(record, None)
         record.parked_at = None
         self._ready(record)
 
@@ -321,34 +294,20 @@ class Effects:
 
     async def adopt(self) -> None:
         """Take over what an earlier router left running: what serves a configured model stays, the rest is ended."""
-        unwanted = [process for process in await self._launcher.survivors() if not await self._adopt(process)]
-        await asyncio.gather(*map(self._end_survivor, unwanted))
+        found = await adoption.survivors(self._launcher, self._hosts, self._launches, self._now)
+        for record in found.wanted.values():
+            self._adopt(record)
+        await asyncio.gather(*map(adoption.end, found.unwanted))
 
-    async def _adopt(self, process: RunningProcess) -> bool:
-        identity = process.identity
-        launch = self._launches.get(identity.model)
-        if launch is None or launch.key != identity.launch_key or identity.instance in self.instances:
-            return False
-        record = Instance(
-            id=identity.instance,
-            model=identity.model,
-            since=self._now(),
-            launch_key=identity.launch_key,
-            devices=identity.devices,
-            port=identity.port,
-        )
-        try:
-            await self._hosts.adopt(record, launch, process)
-        except Exception as error:  # noqa: BLE001 -- a backend's mistake must not keep the router from starting
-            _log.warning("cannot take over %s: %s", identity.model, error)
-            return False
+    def _adopt(self, record: Instance) -> None:
+        assert record.process is not None
         self.instances[record.id] = record
-        _log.info("taking over %s, which still runs as pid %d", record.model, process.pid, extra=_about(record))
+        _log.info("taking over %s, which still runs as pid %d", record.model, record.process.pid, extra=_about(record))
         record.starting = self._spawn("adopt", record, self._resume)
         self._post(InstanceAdopted(at=self._now(), instance=record.id, model=record.model, devices=record.devices))
-        if identity.keep_s is not None:
-            self._post(KeepRequested(at=self._now(), model=record.model, keep_s=identity.keep_s))
-        return True
+        keep_s = record.process.identity.keep_s
+        if keep_s is not None:
+            self._post(KeepRequested(at=self._now(), model=record.model, keep_s=keep_s))
 
     async def _resume(self, record: Instance) -> None:
         await self._hosts.resume(record, self._launches[record.model])
@@ -357,13 +316,6 @@ class Effects:
             self._parked(record, await self._resting.held_mib(record))
         else:
             self._ready(record)
-
-    async def _end_survivor(self, process: RunningProcess) -> None:
-        _log.info("ending pid %d, left over from an earlier run", process.pid)
-        try:
-            await process.stop(StopPlan())
-        except Exception:  # noqa: BLE001 -- the others are still to be ended
-            _log.exception("cannot end pid %d", process.pid)
 
     # -- all of them
 

@@ -6,16 +6,13 @@ import asyncio
 import hashlib
 import json
 import math
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from statistics import median
 from typing import Protocol
 
 from llm_router.backends.base import Backend, Facts, LaunchRequest, LaunchSpec, Loading
 from llm_router.core.specs import ANY_DEVICE
 from llm_router.hardware.base import CPU
-from llm_router.history.base import LoadRecord, RequestRecord
 from llm_router.launchers.base import RunningProcess
 from llm_router.relay.lease import Upstream
 
@@ -178,35 +175,6 @@ class Instance:
 
     def note(self, loading: Loading) -> None:
         self.loading = loading
-
-
-class RecentLoads:
-    """The history of this run alone, where there is no other: how long each model's last loads took."""
-
-    def __init__(self) -> None:
-        self._times: dict[tuple[str, str, bool, bool], deque[float]] = {}
-
-    def add_load(self, record: LoadRecord) -> None:
-        if record.error is None:
-            key = (record.model, record.launch_key, record.warm, record.woken)
-            self._times.setdefault(key, deque(maxlen=5)).append(record.took_s)
-
-    def add_requests(self, records: Sequence[RequestRecord]) -> None: ...
-
-    def note_peak(self, model: str, launch_key: str, peak_mib: Mapping[str, int]) -> None: ...
-
-    def load_s(self, model: str, launch_key: str, *, warm: bool) -> float | None:
-        found = (self._times.get((model, launch_key, warmth, False)) for warmth in (warm, not warm))
-        return next((median(times) for times in found if times), None)
-
-    def wake_s(self, model: str, launch_key: str) -> float | None:
-        times = self._times.get((model, launch_key, False, True))
-        return median(times) if times else None
-
-    def footprint_mib(self, model: str, launch_key: str) -> Mapping[str, int] | None:
-        return None
-
-    def close(self) -> None: ...
 
 
 def upstream_for(instance: int, model: str, spec: LaunchSpec) -> Upstream:

@@ -6,9 +6,8 @@ Runs on a thread of its own and touches nothing that the event loop changes.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from llm_router.hardware.base import CPU, DeviceReading, Reader
 from llm_router.launchers import procfs
@@ -37,26 +36,6 @@ class Seen:
     pids: Mapping[int, frozenset[int]]
     held_mib: Mapping[int, Mapping[str, int]]
     moved_mib: Mapping[int, int]
-
-
-@dataclass(slots=True, kw_only=True)
-class Watched:
-    """An instance as it was seen so far. `reserved_mib`: what was kept for it at its start; `held_mib`, `peak_mib`:
-    what it holds and held at most; `told_mib`: what of that the scheduler knows. All by device, where something was
-    seen. `marked_mib`: host and devices together when it last grew."""
-
-    pid: int
-    devices: tuple[str, ...]
-    reserved_mib: Mapping[str, int]
-    pids: frozenset[int] = frozenset()
-    held_mib: dict[str, int] = field(default_factory=dict)
-    peak_mib: dict[str, int] = field(default_factory=dict)
-    told_mib: dict[str, int] = field(default_factory=dict)
-    told_as_ready: bool = False
-    is_parked: bool = False
-    marked_mib: int = 0
-    grew_at: float = -math.inf
-    ready_at: float | None = None
 
 
 def is_alive(pid: int) -> bool:

@@ -20,8 +20,9 @@ from llm_router.core.events import DeviceMeasured, Event, MemoryMeasured
 from llm_router.errors import LaunchError
 from llm_router.hardware.base import CPU, DeviceReading, Reader
 from llm_router.history.base import History
-from llm_router.runtime.look import Family, Readings, Seen, Subject, Watched, family, is_alive, look
+from llm_router.runtime.look import Family, Readings, Seen, Subject, family, is_alive, look
 from llm_router.runtime.shortage import shortage
+from llm_router.runtime.watched import Watched, differs
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -29,8 +30,6 @@ _T = TypeVar("_T")
 _ROOM_S = 15.0  # a driver gives memory back within a second or two; who takes longer doesn't give it back
 _POLL_S = 0.05
 _IDLE_S, _LIVE_S, _LOADING_S = 5.0, 1.0, 0.25
-_SHARE, _LEAST_MIB = 0.02, 64  # a smaller change isn't worth a decision
-_GROWTH_MIB = 16  # a process that does nothing still gains or loses some pages
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,23 +187,20 @@ class MemoryWatch:
             )
 
     async def parked(self, instance: int) -> Mapping[str, int] | None:
-        """See `instances.Watch`. From now on it tells what is held now, also where that gets less: no peak."""
+        """See `instances.Watch`."""
         watched = self._watched.get(instance)
         if watched is None:
             return None
         if watched.ready_at is not None:
             self._learn(instance, watched)
         await self.look()
-        watched.is_parked = True
-        watched.told_mib = dict(watched.held_mib)
+        watched.park()
         return dict(watched.held_mib) or None
 
     def waking(self, instance: int, reserved_mib: Mapping[str, int]) -> None:
         watched = self._watched.get(instance)
         if watched is not None:
-            watched.is_parked = watched.told_as_ready = False
-            watched.ready_at, watched.reserved_mib = None, reserved_mib
-            watched.peak_mib, watched.told_mib = {}, {}
+            watched.wake(reserved_mib)
             self._wake.set()
 
     def ended(self, instance: int) -> None:
@@ -285,49 +281,21 @@ class MemoryWatch:
         self._former &= holders
         for instance, watched in list(self._watched.items()):
             if instance in seen.pids:
-                self._take_in(watched, seen, instance)
+                held_mib, moved_mib = seen.held_mib[instance], seen.moved_mib[instance]
+                watched.take_in(seen.pids[instance], held_mib, moved_mib, self._now())
                 self._tell_instance(watched, seen.at, instance)
         for device in sorted(self._devices & self._known.keys()):
             self._tell_device(device, seen.readings.get(device))
 
-    def _take_in(self, watched: Watched, seen: Seen, instance: int) -> None:
-        watched.pids = seen.pids[instance] or watched.pids  # the last ones known, for when it has ended
-        watched.held_mib = dict(seen.held_mib[instance])
-        for device, mib in watched.held_mib.items():
-            watched.peak_mib[device] = max(mib, watched.peak_mib.get(device, 0))
-        moved = seen.moved_mib[instance]
-        if abs(moved - watched.marked_mib) >= _GROWTH_MIB:
-            watched.grew_at = self._now() if moved > watched.marked_mib else watched.grew_at
-            watched.marked_mib = moved
-
-    def _tell_instance(self, watched: Watched, at: float, instance: int) -> None:
-        """1. Once it is ready its peak counts, from a look that began afterwards, and each time it has grown.
-        2. Before, it is still growing and says nothing yet, unless it has outgrown what was reserved for it.
-        3. While it is parked, what it holds now counts, whenever that is more or less by enough."""
-        if watched.is_parked:  # 3
-            self._tell_parked(watched, instance)
+    def _tell_instance(self, watched: Watched, looked_at: float, instance: int) -> None:
+        held_mib = watched.news(looked_at, self._devices)
+        if held_mib is None:
             return
-        is_ready = watched.ready_at is not None and at >= watched.ready_at
-        peak = watched.peak_mib
-        has_grown = any(mib > (1 + _SHARE) * watched.told_mib.get(device, 0) for device, mib in peak.items())
-        if is_ready:  # 1
-            if not has_grown and watched.told_as_ready:
-                return
-            watched.told_as_ready = True
-        elif not has_grown or all(mib <= watched.reserved_mib.get(device, mib) for device, mib in peak.items()):  # 2
-            return
-        watched.told_mib = dict(peak)
-        if is_ready:
+        if watched.told_as_ready and not watched.is_parked:
             self._learn(instance, watched)
-        used_mib = {device: mib for device, mib in peak.items() if device in self._devices}
+        used_mib = {device: mib for device, mib in held_mib.items() if device in self._devices}
         if used_mib:
             self._post(MemoryMeasured(at=self._now(), instance=instance, used_mib=used_mib))
-
-    def _tell_parked(self, watched: Watched, instance: int) -> None:
-        held = {device: mib for device, mib in watched.held_mib.items() if device in self._devices}
-        if any(_differs(mib, watched.told_mib.get(device, 0)) for device, mib in held.items()):
-            watched.told_mib = dict(watched.held_mib)
-            self._post(MemoryMeasured(at=self._now(), instance=instance, used_mib=held))
 
     def _learn(self, instance: int, watched: Watched) -> None:
         load = self._load_of(instance)
@@ -342,7 +310,7 @@ class MemoryWatch:
         if device in self._told:
             told = self._told[device]
             if (told is None) == (available is None) and (
-                told is None or available is None or not _differs(available, told)
+                told is None or available is None or not differs(available, told)
             ):
                 return
         self._told[device] = available
@@ -362,7 +330,3 @@ class MemoryWatch:
             if is_full and device in watched.devices and not watched.held_mib.get(device):
                 ours += watched.reserved_mib.get(device, in_use)
         return min(ours, in_use)
-
-
-def _differs(mib: int, told_mib: int) -> bool:
-    return abs(mib - told_mib) > max(_SHARE * told_mib, _LEAST_MIB)

@@ -49,7 +49,8 @@ from llm_router.launchers.base import Launcher
 from llm_router.relay.pool import Pool
 from llm_router.relay.status_text import Progress
 from llm_router.runtime.effects import Effects
-from llm_router.runtime.instances import DeviceSize, Launches, RecentLoads
+from llm_router.runtime.instances import DeviceSize, Launches
+from llm_router.runtime.learning import RecentLoads
 from llm_router.runtime.leases import Leases
 from llm_router.runtime.loop import Handle
 from llm_router.runtime.memory import MemoryWatch
