@@ -1,5 +1,5 @@
-"""The rows of the table of compatibility, one module for each dialect. Each row asks for one feature and looks at what the
-client gets.
+"""The rows of the table of compatibility, one module for each dialect. Each row asks for one feature and looks at
+what the client gets.
 
 Counterpart: `compatibility`, which tells from the engine's journal how it came about.
 """
