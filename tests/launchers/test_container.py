@@ -1,4 +1,5 @@
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -111,6 +112,23 @@ class TestContainers:
         assert found.identity == identity(3)
         await found.stop(AT_ONCE)
         assert not is_alive(inside)
+        second.close()
+
+    @pytest.mark.parametrize("lost", ["ledger", "state folder"])
+    async def test_one_that_the_next_router_cant_know_is_ended_with_its_client(
+        self, tmp_path: Path, docker: Path, lost: str
+    ) -> None:
+        folder = tmp_path / "shared"
+        first = ProcessLauncher(folder)
+        process = await ContainerLauncher(first).start(spec("--name", "a", code=DEAF), identity())
+        assert isinstance(process, Container)
+        inside = await up(process)
+        first.close()
+        shutil.rmtree(folder / "instances" if lost == "ledger" else folder)
+        second = ProcessLauncher(folder)
+        assert await ContainerLauncher(second).survivors() == []
+        assert not is_alive(inside)
+        assert names(docker) == []
         second.close()
 
     async def test_everything_else_is_a_process(self, launcher: ProcessLauncher) -> None:

@@ -10,13 +10,14 @@ import asyncio
 import logging
 import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import PurePath
 
 from llm_router.backends.base import LaunchSpec, StopPlan
 from llm_router.launchers import procfs
 from llm_router.launchers.base import Identity, Launcher, Output, RunningProcess
+from llm_router.launchers.instance import TOKEN_VARIABLE
 
 log = logging.getLogger(__name__)
 
@@ -62,8 +63,12 @@ class ContainerLauncher:
         self._processes.hand_over(process.client if isinstance(process, Container) else process, identity)
 
     async def survivors(self) -> Sequence[RunningProcess]:
-        """See `launchers.base`. A client whose router is gone still stands for its container."""
-        return [_as_started(process) for process in await self._processes.survivors()]
+        """See `launchers.base`. A client whose router is gone still stands for its container; one that is ended now
+        leaves it, and it is removed."""
+        clients = list(_clients())
+        found = [_as_started(process) for process in await self._processes.survivors()]
+        await asyncio.gather(*(_removed(program, name) for client, program, name in clients if _is_over(client)))
+        return found
 
     def close(self) -> None:
         """See `launchers.base`."""
@@ -99,6 +104,21 @@ class Container:
         """See `launchers.base`. Whatever became of the client, the container is gone afterwards."""
         await self.client.stop(plan)
         await _removed(self._program, self._name)
+
+
+def _clients() -> Iterator[tuple[procfs.Stat, str, str]]:
+    """Those that run, of whichever router, each with its program and the container's name."""
+    for pid in procfs.pids():
+        argv = procfs.command_line(pid)
+        name = container_of(argv)
+        stat = procfs.read_stat(pid) if name and procfs.environment_value(pid, TOKEN_VARIABLE) else None
+        if name and stat is not None:
+            yield stat, argv[0], name
+
+
+def _is_over(before: procfs.Stat) -> bool:
+    now = procfs.read_stat(before.pid)
+    return now is None or not now.is_alive or now.started != before.started
 
 
 def _as_started(process: RunningProcess) -> RunningProcess:
