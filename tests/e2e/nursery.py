@@ -21,6 +21,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 from llm_router import backends
+from llm_router.launchers import ports
 
 # Where the backends of the tests are installed (`hasty`).
 PROGRAMS = Path(__file__).parent.parent / "programs"
@@ -39,6 +40,9 @@ _context.set_forkserver_preload(
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
+Run = Callable[[list[str], Connection, str], None]
+
+
 def run(argv: list[str], output: Connection, log: str) -> None:
     """What the fork does: `output` is its stdout, `log` the file for its stderr."""
     gc.freeze()  # or else the first collection visits, and so copies, every page that is shared with the parent
@@ -54,12 +58,19 @@ def run(argv: list[str], output: Connection, log: str) -> None:
     main()
 
 
+def _run_among(own: range, run: Run, argv: list[str], output: Connection, log: str) -> None:
+    """The router's engines get ports of those that this process of the tests has for itself."""
+    ports._PREFERRED = own
+    run(argv, output, log)
+
+
 class Child:
     """One run of the program, with `argv`. Its stderr is appended to the file `log`. `run`: another way to it."""
 
-    def __init__(self, argv: list[str], log: Path, run: Callable[[list[str], Connection, str], None] = run) -> None:
+    def __init__(self, argv: list[str], log: Path, run: Run = run) -> None:
         reading, writing = _context.Pipe(duplex=False)
-        self._process: ForkServerProcess = _context.Process(target=run, args=(argv, writing, str(log)))
+        args = (ports._PREFERRED, run, argv, writing, str(log))
+        self._process: ForkServerProcess = _context.Process(target=_run_among, args=args)
         self._process.start()
         writing.close()
         self._output = os.fdopen(os.dup(reading.fileno()), "rb", buffering=0)

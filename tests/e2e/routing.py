@@ -148,18 +148,18 @@ class RouterProcess:
 
     async def status(self) -> dict[str, dict[str, Any]]:
         async with self.client() as client:
-            answer = (await client.get("/admin/status")).json()
-        return {model["id"]: model for model in answer["models"]}
+            return await _status(client)
 
     async def when(self, model: str, holds: Callable[[dict[str, Any]], bool], timeout_s: float = 15) -> dict[str, Any]:
         """Wait until this holds of the model's status; returns that."""
         status: dict[str, Any] = {}
+        async with self.client() as client:
 
-        async def has_come() -> bool:
-            status.update((await self.status())[model])
-            return holds(status)
+            async def has_come() -> bool:
+                status.update((await _status(client))[model])
+                return holds(status)
 
-        await until(has_come, timeout_s)
+            await until(has_come, timeout_s)
         return status
 
     async def until(self, model: str, state: str) -> dict[str, Any]:
@@ -184,11 +184,16 @@ class RouterProcess:
         return [line.split()[-1] for line in self.log.read_text().splitlines() if " loading " in line]
 
 
+async def _status(client: httpx.AsyncClient) -> dict[str, dict[str, Any]]:
+    answer = (await client.get("/admin/status")).json()
+    return {model["id"]: model for model in answer["models"]}
+
+
 async def until(is_true: Callable[[], Awaitable[bool]], timeout_s: float = 10) -> None:
     """Ask again and again, where there is no event to wait for."""
     async with asyncio.timeout(timeout_s):
         while not await is_true():  # noqa: ASYNC110 - the router has no event for everything
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.02)
 
 
 def is_alive(pid: int) -> bool:
