@@ -7,7 +7,6 @@ Counterparts: `dialects`, which has the words; `relay.asgi`, which brings the by
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from starlette.types import Receive, Scope, Send
 
 from llm_router.api.errors import render
+from llm_router.api.timer import Timer
 from llm_router.dialects import completion
 from llm_router.dialects.base import Translation
 from llm_router.dialects.completion import Problem
@@ -24,11 +24,11 @@ from llm_router.relay.asgi import AsgiSink, deliver, read_body
 from llm_router.relay.events import Cutter, lines_of
 from llm_router.relay.exchange import Exchange
 from llm_router.relay.headers import Headers, RequestHead
-from llm_router.relay.lease import Dispatcher, Upstream, Waiter
+from llm_router.relay.lease import Dispatcher, Upstream
 from llm_router.relay.request import Preferences, Target
 from llm_router.relay.services import Services
 from llm_router.relay.sink import Sink
-from llm_router.relay.status_text import Mode, Progress, is_open_webui
+from llm_router.relay.status_text import Mode, is_open_webui
 
 _LARGEST_REPLY = 256 * 1024 * 1024
 _STATUS = b"x-llm-router-status"
@@ -39,68 +39,6 @@ _DROPPED = frozenset(
 _ABOUT_THE_BODY = frozenset({b"content-type", b"content-encoding", b"etag", b"last-modified"})
 _JSON = (b"content-type", b"application/json")
 _PREFERENCES = Preferences(status=Mode.COMMENT, performance=False)
-
-
-class Timer:
-    """Implements `dialects.ollama_reply.Clock`, and `Dispatcher`: it sees when the lease is asked for and granted.
-
-    `on_granted`: called with each lease that this request is granted. `was_granted`: whether there was one.
-    """
-
-    def __init__(self, dispatcher: Dispatcher) -> None:
-        self._dispatcher = dispatcher
-        self._timed: _Timed | None = None
-        self.on_granted: Callable[[], None] | None = None
-        self.was_granted = False
-        self._began = time.monotonic()
-        self._granted = self._began
-
-    def wall_s(self) -> float:
-        return time.time()
-
-    def elapsed_s(self) -> float:
-        return time.monotonic() - self._began
-
-    def loading_s(self) -> float:
-        return self._granted - self._began
-
-    def open(self, model: str, *, request_class: str, waiter: Waiter) -> int:
-        if self._timed is None or self._timed.waiter is not waiter:  # who asks again is still the same
-            self._timed = _Timed(self, waiter)
-        return self._dispatcher.open(model, request_class=request_class, waiter=self._timed)
-
-    def close(self, request: int, *, lost: bool = False) -> None:
-        self._dispatcher.close(request, lost=lost)
-
-    def suspect(self, instance: int) -> None:
-        self._dispatcher.suspect(instance)
-
-    def progress(self, request: int) -> Progress | None:
-        return self._dispatcher.progress(request)
-
-    def granted(self) -> None:
-        self._granted = time.monotonic()
-        self.was_granted = True
-        if self.on_granted is not None:
-            self.on_granted()
-
-
-class _Timed:
-    """A waiter that tells the timer first."""
-
-    def __init__(self, timer: Timer, waiter: Waiter) -> None:
-        self._timer = timer
-        self.waiter = waiter
-
-    def granted(self, request: int, upstream: Upstream) -> None:
-        self._timer.granted()
-        self.waiter.granted(request, upstream)
-
-    def refused(self, error: LlmRouterError) -> None:
-        self.waiter.refused(error)
-
-    def cut(self, error: LlmRouterError) -> None:
-        self.waiter.cut(error)
 
 
 @dataclass(slots=True, kw_only=True)

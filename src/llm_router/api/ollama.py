@@ -18,8 +18,9 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from llm_router.api.catalog import Catalog, Entry, may_know
-from llm_router.api.converse import Asked, Conversation, Timer
+from llm_router.api.converse import Asked, Conversation
 from llm_router.api.ollama_models import Shelf
+from llm_router.api.timer import Timer
 from llm_router.dialects import ollama_reply, ollama_request
 from llm_router.dialects.ollama_reply import EmbeddingTranslation, LinesTranslation
 from llm_router.errors import LlmRouterError, ModelNotFound

@@ -1,4 +1,5 @@
-"""OpenAI's Responses request in the words of its chat completions. Counterpart: `responses_reply`.
+"""OpenAI's Responses request in the words of its chat completions. Counterparts: `responses_words`, which it reads;
+`responses_reply`.
 
 For servers that only chat. What they can't keep is refused by name: stored conversations, files, prompts kept
 elsewhere. Tools that would run at OpenAI are left out, as if the model had no use for them: agents declare them always.
@@ -12,13 +13,13 @@ from typing import Any
 import msgspec
 
 from llm_router.dialects.completion import unreadable
+from llm_router.dialects.responses_words import Format, Item, Part, Request, Tool
 from llm_router.errors import InvalidRequest
 
 Raws = dict[str, msgspec.Raw]
 
 _decode_raws = msgspec.json.Decoder(Raws).decode
 _encode = msgspec.json.Encoder().encode
-_NULL = msgspec.Raw(b"null")
 _NOTHING = (b"null", b"false", b"[]", b"{}", b'""')
 
 # What the reply repeats of the request, and what stands there if it said nothing.
@@ -63,74 +64,8 @@ class Asked(msgspec.Struct, frozen=True):
     echo: dict[str, Any]
 
 
-class _Part(msgspec.Struct):
-    """A piece of a message. `text`, also of a `refusal`, an `image_url` or an `input_audio` object."""
-
-    type: str
-    text: str | None = None
-    refusal: str | None = None
-    image_url: str | None = None
-    detail: str | None = None
-    input_audio: dict[str, Any] | None = None
-
-
-class _Item(msgspec.Struct):
-    """One of the conversation: a message, a call of a tool, its result, or what the model thought."""
-
-    type: str = "message"
-    role: str | None = None
-    content: str | list[_Part] | None = None
-    call_id: str | None = None
-    name: str | None = None
-    arguments: str | None = None
-    output: str | list[_Part] | None = None
-    summary: list[_Part] | None = None
-
-
-class _Format(msgspec.Struct):
-    type: str = "text"
-    name: str = "output"
-    description: str | None = None
-    schema: msgspec.Raw = _NULL
-    strict: bool | None = None
-
-
-class _Text(msgspec.Struct):
-    format: _Format = msgspec.field(default_factory=_Format)
-    verbosity: str | None = None
-
-
-class _Reasoning(msgspec.Struct):
-    effort: str | None = None
-
-
-class _Tool(msgspec.Struct):
-    type: str
-    name: str | None = None
-    description: str | None = None
-    parameters: msgspec.Raw = _NULL
-    strict: bool | None = None
-
-
-class _Known(msgspec.Struct):
-    """The keys that are translated."""
-
-    model: str
-    input: str | list[_Item] | None = None
-    instructions: str | None = None
-    stream: bool | None = None
-    max_output_tokens: int | None = None
-    text: _Text | None = None
-    reasoning: _Reasoning | None = None
-    tools: list[_Tool] | None = None
-    tool_choice: str | dict[str, Any] | None = None
-    parallel_tool_calls: bool | None = None
-    top_logprobs: int | None = None
-    include: list[str] | None = None
-
-
-_decode_known = msgspec.json.Decoder(_Known).decode
-_TRANSLATED = frozenset(_Known.__struct_fields__) - set(_SAME)
+_decode_known = msgspec.json.Decoder(Request).decode
+_TRANSLATED = frozenset(Request.__struct_fields__) - set(_SAME)
 
 
 def read(body: bytes) -> Asked:
@@ -177,7 +112,7 @@ def _is_said(raws: Raws, key: str) -> bool:
     return key in raws and bytes(raws[key]) not in _NOTHING
 
 
-def _manner(known: _Known) -> dict[str, Any]:
+def _manner(known: Request) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if known.max_output_tokens is not None:
         found["max_tokens"] = known.max_output_tokens
@@ -185,7 +120,7 @@ def _manner(known: _Known) -> dict[str, Any]:
         found["reasoning_effort"] = known.reasoning.effort
     if known.top_logprobs or "message.output_text.logprobs" in (known.include or ()):
         found |= {"logprobs": True, "top_logprobs": known.top_logprobs or 0}
-    wanted = _Format() if known.text is None else known.text.format
+    wanted = Format() if known.text is None else known.text.format
     match wanted.type:
         case "text":
             pass
@@ -206,7 +141,7 @@ def _manner(known: _Known) -> dict[str, Any]:
     return found
 
 
-def _tools(known: _Known) -> dict[str, Any]:
+def _tools(known: Request) -> dict[str, Any]:
     tools = [_tool(tool) for tool in known.tools or () if tool.type == "function"]
     if not tools:
         return {}
@@ -230,7 +165,7 @@ def _tools(known: _Known) -> dict[str, Any]:
     return found
 
 
-def _tool(tool: _Tool) -> dict[str, Any]:
+def _tool(tool: Tool) -> dict[str, Any]:
     about = {
         "name": tool.name,
         "description": tool.description,
@@ -247,7 +182,7 @@ def _without_none(values: dict[str, Any]) -> dict[str, Any]:
 # -- what is said
 
 
-def _messages(known: _Known) -> list[dict[str, Any]]:
+def _messages(known: Request) -> list[dict[str, Any]]:
     """Few chat templates take more than one system message, so those at the start become one."""
     found: list[dict[str, Any]] = []
     if known.instructions:
@@ -262,7 +197,7 @@ def _messages(known: _Known) -> list[dict[str, Any]]:
     return found
 
 
-def _add(found: list[dict[str, Any]], item: _Item) -> None:
+def _add(found: list[dict[str, Any]], item: Item) -> None:
     match item.type:
         case "message":
             _add_message(found, item)
@@ -283,7 +218,7 @@ def _add(found: list[dict[str, Any]], item: _Item) -> None:
             )
 
 
-def _add_message(found: list[dict[str, Any]], item: _Item) -> None:
+def _add_message(found: list[dict[str, Any]], item: Item) -> None:
     content = item.content if isinstance(item.content, str) else [_part(part) for part in item.content or ()]
     match item.role:
         case "system" | "developer":
@@ -315,11 +250,11 @@ def _open_turn(found: list[dict[str, Any]], *, only_thought: bool = False) -> di
     return last
 
 
-def _joined(parts: list[_Part] | None) -> str:
+def _joined(parts: list[Part] | None) -> str:
     return "".join(part.text or "" for part in parts or ())
 
 
-def _part(part: _Part) -> dict[str, Any]:
+def _part(part: Part) -> dict[str, Any]:
     match part.type:
         case "input_text" | "output_text" | "text" | "summary_text":
             return {"type": "text", "text": part.text or ""}
