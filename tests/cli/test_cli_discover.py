@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +12,28 @@ from typer.testing import CliRunner, Result
 
 from llm_router.cli import finding
 from llm_router.cli.commands import app
+from llm_router.hardware.base import DeviceReading
 from llm_router.models import tiny
 
 
-@pytest.fixture
-def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with two chat models, an embedding model and a download that isn't finished; no configuration."""
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "models"
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two chat models, an embedding model and a download that isn't finished."""
+    folder = tmp_path_factory.mktemp("made")
     tiny.write(folder / "alpha-F16.gguf", name="alpha", count=5)
     tiny.write(folder / "beta-F16.gguf", name="beta", seed=2, count=5)
     tiny.write(folder / "letters.gguf", name="letters", kind="embedding")
     (folder / "gamma.gguf.part").write_bytes(b"GGUF")
     return folder
+
+
+@pytest.fixture
+def models(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of one's own with them; no configuration."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.chdir(tmp_path)
+    return shutil.copytree(made, tmp_path / "models")
 
 
 def run(*arguments: str | Path) -> Result:
@@ -48,6 +56,24 @@ def test_it_shows_what_each_model_is_and_what_was_left_out(models: Path) -> None
     assert "gamma.gguf.part: a download that isn't finished" in result.stdout
     assert "--write" in result.stderr
     assert list(models.parent.glob("*.json")) == []
+
+
+@pytest.mark.parametrize(("devices", "heading"), [(("cpu",), "MEMORY"), (("cpu", "0", "1"), "GPU MEMORY")])
+def test_where_there_is_a_gpu_it_says_what_of_it_a_model_takes(
+    models: Path, monkeypatch: pytest.MonkeyPatch, devices: tuple[str, ...], heading: str
+) -> None:
+    class Reader:
+        def read(self) -> dict[str, DeviceReading]:
+            return {name: DeviceReading(device=name, total_mib=32, free_mib=32) for name in devices}
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr(finding, "open_reader", Reader)
+    said = run(models).stdout
+    alpha = next(model for model in as_json(models)["models"] if model["name"] == "alpha")
+    has_gpu = heading == "GPU MEMORY"
+    assert has_gpu == (f"  {heading}  " in said and "all GPUs together have 64 MiB" in said)
+    assert f" {alpha['gpu_memory_mib' if has_gpu else 'memory_mib']} MiB " in said
 
 
 def test_without_folders_it_looks_in_the_usual_places(models: Path) -> None:
