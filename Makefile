@@ -28,6 +28,7 @@ check: $(VENV)/.dev    ## lint, types, import rules
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/shellcheck install.sh scripts/*.sh .ci/run tests/box/systemd-box tests/programs/*.sh
 
 audit: $(VENV)/.dev $(VENV)/audit/bin/pip-audit  ## what is known to be vulnerable among what is installed; asks pypi.org
 	@$(PIP) freeze --exclude-editable > $(VENV)/audit/installed.txt
