@@ -212,7 +212,7 @@ async def wander(start: Start, folder: Path, switches: int, seed: int) -> None:
 
 
 async def test_a_few_wild_switches(start: Start, tmp_path: Path) -> None:
-    await wander(start, tmp_path, 20, SEED)
+    await wander(start, tmp_path, 10, SEED)
 
 
 @pytest.mark.slow
