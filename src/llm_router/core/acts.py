@@ -138,12 +138,13 @@ class Acts:
             self.commands.append(CheckInstance(instance=instance.id))
 
     def cut_leases(self, instance: Instance) -> None:
+        if not instance.leases:
+            return
         name = instance.model.name
         detail = (
             f"cannot finish the request: {name} had to leave, and the time for open requests is over; send it again"
         )
-        if instance.leases:
-            self.note(name, Action.CUT, f"the drain time-out passed with {len(instance.leases)} open requests")
+        self.note(name, Action.CUT, f"the drain time-out passed with {len(instance.leases)} open requests")
         for request in instance.leases:
             self.commands.append(CutRequest(request=request, refusal=Refusal.PREEMPTED, detail=detail))
 

@@ -49,11 +49,10 @@ def ahead_of(model: ModelState, plan: Plan, state: State) -> list[ModelState]:
 def _in_front(model: ModelState, plan: Plan, state: State) -> list[ModelState]:
     devices, seats = contested_by(model)
     before = plan.order[: plan.order.index(model)] if model in plan.order else plan.order
-    rivals = [(other, *contested_by(other)) for other in before if other is not model]
     return [
         other
-        for other, its_devices, its_seats in rivals
-        if not (devices.isdisjoint(its_devices) and seats.isdisjoint(its_seats))
+        for other in before
+        if other is not model and not (devices.isdisjoint(other.names) and seats.isdisjoint(other.spec.seats))
     ]
 
 
