@@ -57,7 +57,7 @@ def test_status_shows_who_has_the_memory_of_each_device(router: FakeRouter) -> N
     assert lines[3:] == [
         "DEVICE BUDGET RESERVED HELD FREE RESERVED BY",
         "0 RTX 4090 23.0 GiB 14.0 GiB 13.0 GiB 10.0 GiB a 13.5 GiB, b 512 MiB",
-        "1 all 0 MiB 10.0 GiB c (alone)",
+        "1 one model all 0 MiB 10.0 GiB c (alone)",
         "2 gone 0 MiB",
     ]
 

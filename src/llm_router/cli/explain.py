@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from llm_router.cli.show import duration, memory
+from llm_router.cli.show import budget, duration, memory
 
 
 def why(found: dict[str, Any]) -> Group:
@@ -59,8 +59,7 @@ def _rooms(devices: list[dict[str, Any]]) -> Table:
     table.add_column("RESERVED BY", overflow="fold")
     for device in devices:
         reserved = (f"{model} {memory(mib) or '(all)'}" for model, mib in device["reserved_mib"].items())
-        budget = memory(device["budget_mib"]) if device["is_there"] else "gone"
-        table.add_row(escape(device["device"]), budget, escape(", ".join(reserved)))
+        table.add_row(escape(device["device"]), budget(device), escape(", ".join(reserved)))
     return table
 
 

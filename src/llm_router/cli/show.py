@@ -106,13 +106,20 @@ def device_table(status: dict[str, Any]) -> Table:
         known = [mib for mib in reserved.values() if mib is not None]
         table.add_row(
             escape(f"{device['device']} {device['title']}".strip()),
-            memory(device["budget_mib"]) if device["is_there"] else "[red]gone[/]",
+            budget(device),
             "all" if len(known) < len(reserved) else memory(sum(known)) if known else "",
             memory(device["held_mib"]),
             memory(device["free_mib"]),
             escape(", ".join(f"{model} {memory(mib) or '(alone)'}" for model, mib in reserved.items())),
         )
     return table
+
+
+def budget(device: dict[str, Any]) -> str:
+    """What models may use of a device together. Where nobody knows or says how much that is, each has it alone."""
+    if not device["is_there"]:
+        return "[red]gone[/]"
+    return memory(device["budget_mib"]) or "one model"
 
 
 def memory(mib: int | None) -> str:
