@@ -69,7 +69,7 @@ async def router(start: Start) -> RouterProcess:
 
 
 async def test_random_requests_to_every_endpoint_are_answered_in_shape(router: RouterProcess) -> None:
-    count = await asyncio.to_thread(play, router.url, 8, time.monotonic() + 60)
+    count = await asyncio.to_thread(play, router.url, 4, time.monotonic() + 60)
     assert count > 100
     assert (await router.chat("a")).text.startswith(" I am a:")
 
