@@ -246,7 +246,7 @@ def test_demo_says_where_it_could_not_write(router: FakeApp, tmp_path: Path, mon
 
 
 def test_demo_passes_on_why_it_could_not_write(router: FakeApp, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError("804352 requested and 192512 written")
 
     monkeypatch.setattr(demo, "prepare", full)

@@ -42,13 +42,13 @@ def sources(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Sources:
     return fake
 
 
-def prepared(tmp_path: Path, said: list[str] | None = None) -> Config:
+def prepared(tmp_path: Path, said: list[str] | None = None, *, memory_mib: int = 1024) -> Config:
     messages: list[str] = [] if said is None else said
 
     def report(message: str, fraction: float | None = None) -> None:
         messages.append(message)
 
-    data = demo.prepare(tmp_path / "cache", report, places=[tmp_path / "models"])
+    data = demo.prepare(tmp_path / "cache", report, memory_mib=memory_mib, places=[tmp_path / "models"])
     config = Config.model_validate(data)
     assert sum(not config.is_helper(name) for name in config.models) >= 2
     assert any(config.is_helper(name) for name in config.models)
@@ -100,9 +100,7 @@ def test_models_on_this_machine_come_first_and_spare_the_download(sources: Sourc
     assert sources.asked == []
 
 
-def test_a_model_that_does_not_fit_in_memory_is_not_offered(
-    sources: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tiny.write(tmp_path / "models" / "mine.gguf", name="Mine")
-    monkeypatch.setattr(demo, "memory_bytes", lambda: path.stat().st_size)
-    assert "mine" not in prepared(tmp_path).models
+def test_a_model_that_does_not_fit_in_memory_is_not_offered(sources: Sources, tmp_path: Path) -> None:
+    tiny.write(tmp_path / "models" / "mine.gguf", name="Mine")  # 3.1 MiB
+    assert "mine" not in prepared(tmp_path, memory_mib=5).models
+    assert "mine" in prepared(tmp_path, memory_mib=6).models

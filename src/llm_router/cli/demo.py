@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from llm_router.config import Config
 from llm_router.errors import ConfigError
+from llm_router.hardware.host import Host
 from llm_router.models import demo
 
 
@@ -23,9 +24,10 @@ def run(port: int) -> int:
     console = Console(highlight=False)
     router.listen(Config.model_fields["host"].default, port).close()  # before anything is fetched for nothing
     cache = platformdirs.user_cache_path("llm-router") / "models"
+    memory = Host().read()
     try:
         with Reporter(console) as report:
-            data = demo.prepare(cache, report)
+            data = demo.prepare(cache, report, memory_mib=memory.total_mib if memory else 0)
     except OSError as error:
         why = error.strerror or error  # numpy has no number for a full disk, and so no words
         raise ConfigError(

@@ -7,7 +7,6 @@ an embedding model. Returns plain data in the form of a configuration.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -42,24 +41,25 @@ _KNOWN_ANSWERS = {"tiny-a": 1, "tiny-b": 2}
 Models = dict[str, dict[str, Any]]
 
 
-def prepare(cache: Path, report: Report, *, places: list[Path] | None = None) -> dict[str, Any]:
+def prepare(cache: Path, report: Report, *, memory_mib: int, places: list[Path] | None = None) -> dict[str, Any]:
     """Data for a configuration with at least two chat models and an embedding model, real ones first. Files go to
-    `cache`. `places`: where to look for models; None: the usual folders.
+    `cache`. `memory_mib`: what this machine has, by which a model that is found on it may be too large. `places`: where
+    to look for models; None: the usual folders.
 
     Downloads only if neither this machine nor `cache` has a real chat model. Raises: tiny.GeneratorMissing; OSError
     where `cache` can't be written.
     """
     known = _known_answers(cache, report)  # first: without the extra that makes them, nothing is fetched for nothing
-    models = _from_this_machine(report, local.folders() if places is None else places)
+    models = _from_this_machine(report, local.folders() if places is None else places, memory_mib)
     if not _chats(models):
         models = {**(_from_earlier(cache) or _fetched(cache, report)), **models}
     # Small as they are, they would all fit at once, and there would be no switch to see.
     return {"memory": "exclusive", "models": {**models, **known}}
 
 
-def _from_this_machine(report: Report, places: list[Path]) -> Models:
+def _from_this_machine(report: Report, places: list[Path], memory_mib: int) -> Models:
     report("looking for models on this machine")
-    found = local.find(places, largest_bytes=int(_SHARE_OF_MEMORY * memory_bytes()))
+    found = local.find(places, largest_bytes=int(_SHARE_OF_MEMORY * memory_mib * 1024**2))
     chats = [model for model in found if model.use == "chat"][:_MOST_LOCAL_CHATS]
     embedding = [model for model in found if model.use == "embedding"][:1]
     return {model.name: _entry(model.path, _described(model), model.use) for model in (*chats, *embedding)}
@@ -130,13 +130,3 @@ def _entry(path: Path, description: str, capability: str) -> dict[str, Any]:
     }
     # An embedding model's window is its own, and small.
     return entry if capability == "embedding" else {**entry, "context_length": _CONTEXT}
-
-
-def memory_bytes() -> int:
-    """Memory of this machine, or of the container we are in."""
-    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
-    except OSError:
-        return machine
-    return min(machine, int(limit)) if limit.isdigit() else machine
