@@ -190,15 +190,16 @@ def test_the_wall_clock_is_asked_only_for_what_is_shown_or_written_down() -> Non
     found = {str(path.relative_to(source)) for path in source.rglob("*.py") if asked.search(path.read_text())}
     assert found <= {
         "api/admin.py",  # when, in replies
-        "api/converse.py",
         "api/further.py",
         "api/ollama.py",
         "api/ollama_models.py",
+        "api/timer.py",
         "app/serve.py",  # `created` of models
         "history/store.py",  # how old is too old to be remembered: 90 days
         "relay/exchange.py",  # `created` of answers
-        "runtime/effects.py",  # records
+        "runtime/learning.py",  # records
         "runtime/supervisor.py",
+        "runtime/traces.py",  # when a span began, for a collector
     }
 
 
