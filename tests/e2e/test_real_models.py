@@ -49,7 +49,7 @@ async def test_bursts_for_two_models_come_back_whole_and_from_the_right_one(rout
 async def test_an_engine_killed_in_a_stream_is_replaced(router: RouterProcess) -> None:
     await router.chat("tiny-a")
     pid = (await router.status())["tiny-a"]["pid"]
-    streams = asyncio.gather(*(router.chat("tiny-a", ignore_eos=True, max_tokens=900) for _ in range(4)))
+    streams = asyncio.gather(*(router.chat("tiny-a", ignore_eos=True, max_tokens=500) for _ in range(4)))
     await router.when("tiny-a", lambda status: status["leases"] == 4)
     os.kill(pid, signal.SIGKILL)
     for events in await streams:

@@ -13,6 +13,13 @@ def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.Abstrac
     return {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.new_event_loop}
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """The router runs on uvloop alone; that nothing here depends on it is seen by CI."""
+    callspec = getattr(item, "callspec", None)
+    if callspec is not None and asyncio.new_event_loop in callspec.params.values():
+        item.add_marker("slow")
+
+
 @pytest.fixture
 async def launcher(tmp_path: Path) -> AsyncIterator[ProcessLauncher]:
     launcher = ProcessLauncher(tmp_path / "state")
