@@ -226,6 +226,8 @@ async def test_bad_input_gets_ollamas_error_shape(
     assert answer.status_code == status
     assert list(answer.json()) == ["error"]
     assert answer.json()["error"].startswith("cannot ")
+    if status == 405:
+        assert answer.json()["error"] == f"cannot {method} {path}: use {answer.headers['allow']}"
 
 
 @pytest.fixture

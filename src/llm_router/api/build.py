@@ -65,9 +65,12 @@ def _refuse(request: Request, error: Exception) -> Response:
     path = request.url.path
     match error.status_code:
         case 404:
-            code, message = "not_found", f"cannot find {path}: routes begin with /v1, /api, /upstream, /health, /admin"
+            code, message = (
+                "not_found",
+                f"cannot find {path}: there is no such route; see /docs for those there are",
+            )
         case 405:
-            allowed = (error.headers or {}).get("allow", "another method")
+            allowed = (error.headers or {}).get("Allow", "another method")
             code, message = "method_not_allowed", f"cannot {request.method} {path}: use {allowed}"
         case _:
             code, message = "invalid_request", f"cannot serve this request: {error.detail}"

@@ -18,6 +18,6 @@ def shaped(path: str, status: int, problem: Problem) -> bytes | None:
 
 
 def render_at(path: str, error: LlmRouterError) -> tuple[int, Headers, bytes]:
-    """As `errors.render`, for a request to `path`."""
+    """As `api.errors.render`, for a request to `path`."""
     status, headers, body = render(error)
     return status, headers, shaped(path, status, completion.problem(body)) or body
