@@ -91,7 +91,7 @@ async def bench(
     services = Services(
         dispatcher=dispatcher,
         pool=pool,
-        models={"m": Model(name="m")},
+        models={"m": Model(name="m"), "vectors": Model(name="vectors", chats=False)},
         render=render,
         preferences=Preferences(status=Mode.CONTENT),
         recorder=recorder,

@@ -173,6 +173,7 @@ def models(config: Config) -> dict[str, Model]:
             name=name,
             parameters=parameters if changes.defaults or changes.overrides or changes.removals else None,
             request_class=model.request_class,
+            chats=not config.is_helper(name),
         )
         found.update(dict.fromkeys((name, *model.aliases), relayed))
     return found

@@ -55,11 +55,12 @@ class Parameters:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
     """What the relay must know of a configured model. `request_class`: of requests that don't say it themselves; None:
-    by what they are."""
+    by what they are. `chats`: False for one that only embeds or reranks."""
 
     name: str
     parameters: Parameters | None = None
     request_class: str | None = None
+    chats: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +97,12 @@ def read(
         )
     facts = bodies.read(body)
     model = _find(facts.model, models)
+    if not model.chats and target.kind is Kind.CHAT:
+        raise InvalidRequest(
+            f"cannot chat with {model.name}: it only embeds or reranks; name another model, or correct its "
+            '"capabilities" in the configuration',
+            param="model",
+        )
     if facts.stream and _STATUS in headers:
         status_mode(
             target, headers, facts, preferences
