@@ -3,11 +3,11 @@
 import pytest
 
 from llm_router.errors import ConfigError, InvalidRequest, UpstreamGarbage
-from llm_router.relay.headers import request_headers, response_headers
+from llm_router.relay.headers import RequestHead, response_headers
 
 
 def sent(*headers: tuple[bytes, bytes], credential: str | None = None) -> dict[bytes, bytes]:
-    block = request_headers(headers, host=b"127.0.0.1:8085", content_length=12, credential=credential)
+    block = RequestHead(list(headers)).block(host=b"127.0.0.1:8085", content_length=12, credential=credential)
     assert block.endswith(b"\r\n\r\n")
     lines = block[:-4].split(b"\r\n")
     pairs = dict(line.split(b": ", 1) for line in lines)

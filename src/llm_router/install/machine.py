@@ -30,9 +30,6 @@ class Machine:
     def is_root(self) -> bool:
         return os.geteuid() == 0
 
-    def has_program(self, name: str) -> bool:
-        return shutil.which(name) is not None
-
     def has_user(self, name: str) -> bool:
         try:
             pwd.getpwnam(name)

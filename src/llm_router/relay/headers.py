@@ -81,24 +81,19 @@ class RequestHead:
         self._block = b""
 
     def block(self, *, host: bytes, content_length: int, credential: str | None) -> bytes:
-        """As `request_headers`. Asked for one upstream after the other, it is made once for each time that changes."""
+        """The header block for an upstream, to the empty line, without the request line. Asked for one upstream after
+        the other, it is made once for each time that changes.
+
+        `host`: as in a URL, with the port. `content_length`: bytes of the body that will follow.
+        `credential`: the upstream's own key, sent as `Authorization: Bearer`; None sends none.
+
+        Raises: InvalidRequest when a header holds a line break or NUL, ConfigError when the credential can't be a
+        header.
+        """
         if self._host is not host or self._credential is not credential:
             self._block = _block(self.pairs, host, credential)
             self._host, self._credential = host, credential
         return b"content-length: %d\r\n%b" % (content_length, self._block)
-
-
-def request_headers(
-    headers: Iterable[tuple[bytes, bytes]], *, host: bytes, content_length: int, credential: str | None
-) -> bytes:
-    """The header block for an upstream, to the empty line, without the request line.
-
-    `host`: as in a URL, with the port. `content_length`: bytes of the body that will follow.
-    `credential`: the upstream's own key, sent as `Authorization: Bearer`; None sends none.
-
-    Raises: InvalidRequest when a header holds a line break or NUL, ConfigError when the credential can't be a header.
-    """
-    return RequestHead(list(headers)).block(host=host, content_length=content_length, credential=credential)
 
 
 def _block(headers: Iterable[tuple[bytes, bytes]], host: bytes, credential: str | None) -> bytes:
