@@ -146,3 +146,4 @@ async def test_following_begins_with_the_ring_and_ends_with_the_instance(launche
     await process.exited
     assert [line async for line in process.output.follow()] == ["first", "no end"]
     assert [line async for line in process.output.follow()] == ["first", "no end"]
+    assert [line async for line in process.output.follow(1)] == ["no end"]

@@ -50,7 +50,7 @@ class Output:
         self._subscribers.append(on_line)
         return lambda: self._subscribers.remove(on_line)
 
-    async def follow(self) -> AsyncIterator[str]:
+    async def follow(self, lines: int = 0) -> AsyncIterator[str]:
         for line in self.lines:
             yield line
 

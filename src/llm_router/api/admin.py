@@ -207,7 +207,7 @@ class Admin:
             for line in process.output.tail(lines):
                 yield line.encode() + b"\n"
             return
-        async for line in process.output.follow():
+        async for line in process.output.follow(lines):
             yield line.encode() + b"\n"
 
     async def why(self, model: str) -> dict[str, Any]:

@@ -43,8 +43,8 @@ class Output(Protocol):
         """Call `on_line` for each line from now on, on the event loop. Returns the way to end it."""
         ...
 
-    def follow(self) -> AsyncIterator[str]:
-        """The ring's lines, then each new one, until the instance is gone."""
+    def follow(self, lines: int = ...) -> AsyncIterator[str]:
+        """The ring's last `lines`, then each new one, until the instance is gone."""
         ...
 
 

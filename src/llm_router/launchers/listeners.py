@@ -37,10 +37,10 @@ class Listeners:
 
         return end
 
-    async def follow(self) -> AsyncIterator[str]:
+    async def follow(self, lines: int = RING_LINES) -> AsyncIterator[str]:
         """No deadline; closing the iterator leaves nothing behind. A reader slower than the instance loses the oldest
         of the lines it hasn't seen."""
-        waiting = deque(self._lines.ring, maxlen=RING_LINES)
+        waiting = deque(self.tail(lines), maxlen=RING_LINES)
         wake = asyncio.Event()
 
         def on_line(line: str) -> None:
