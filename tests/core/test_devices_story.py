@@ -131,6 +131,15 @@ class TestMeasuredMemory:
         story.ask("b")
         assert story.started == ["b"] and story.stopped == []
 
+    def test_a_footprint_that_is_what_it_was_is_no_news(self) -> None:
+        story = Story(model("a"), policy=ONE)
+        resident(story, "a")
+        story.measure("a", d0=14)
+        told = [story.witness.scheduler.decisions("a")[-1]]
+        assert told[0].action is Action.FOOTPRINT_CHANGED
+        story.measure("a", d0=14)
+        assert [story.witness.scheduler.decisions("a")[-1]] == told
+
     def test_while_it_loads_it_is_not_done_growing(self) -> None:
         story = Story(model("a", 20), model("b", 10), policy=ONE)
         story.load("a")

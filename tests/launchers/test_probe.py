@@ -57,7 +57,8 @@ async def test_an_exit_while_loading_is_told_at_once_with_its_cause(launcher: Pr
     with pytest.raises(LaunchError) as caught:
         await ready(launcher, "--say", "CUDA error: out of memory", "--exit-at-start", "1", deadline_s=60)
     assert caught.value.message == (
-        "cannot use tiny-a: it exited with status 1 while loading: CUDA error: out of memory"
+        "cannot use tiny-a: it exited with status 1 while loading: CUDA error: out of memory; "
+        "`llm-router logs tiny-a` has more"
     )
     assert time.monotonic() - began < 5
 

@@ -96,7 +96,9 @@ async def test_an_exit_after_it_was_ready_is_noticed_at_once(world: Make) -> Non
     process.output.say("Segmentation fault (error)")
     process.exit(-11)
     assert await one.until(2) == ["InstanceReady", "InstanceGone"]
-    assert one.error == "cannot use m any more: it was killed by SIGSEGV: Segmentation fault (error)"
+    assert one.error == (
+        "cannot use m any more: it was killed by SIGSEGV: Segmentation fault (error); `llm-router logs m` has more"
+    )
     assert len(process.stops) == 1, "its children may still be there"
 
 

@@ -101,11 +101,11 @@ class Changes:
     def _learn(self, model: ModelState, by_device_mib: dict[str, int], why: str) -> None:
         if model.footprint_mib == 0:
             return
-        before = "unknown" if model.footprint_mib is None else f"{model.footprint_mib} MiB"
-        model.measured_mib = by_device_mib
-        model.footprint_mib = max(1, sum(by_device_mib.values()))
-        reason = f"{before} became {model.footprint_mib} MiB: {why}"
-        self._acts.note(model.name, Action.FOOTPRINT_CHANGED, reason)
+        before_mib, after_mib = model.footprint_mib, max(1, sum(by_device_mib.values()))
+        model.measured_mib, model.footprint_mib = by_device_mib, after_mib
+        if after_mib != before_mib:
+            before = "unknown" if before_mib is None else f"{before_mib} MiB"
+            self._acts.note(model.name, Action.FOOTPRINT_CHANGED, f"{before} became {after_mib} MiB: {why}")
 
     def _note_device(self, event: DeviceMeasured) -> None:
         """A device without a budget isn't ours to use."""

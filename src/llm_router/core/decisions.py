@@ -1,4 +1,4 @@
-"""The last decisions with their reasons, for people. Counterpart: `views.why`, which shows them beside the state.
+"""The last decisions with their reasons, for people. Counterpart: `why`, which shows them beside the state.
 
 Nothing is decided by what stands here.
 """

@@ -186,7 +186,7 @@ def _too_large(model: ModelState, placement: Reserved, budgets_mib: Mapping[str,
     where = "the device has" if len(placement) == 1 else f"devices {' and '.join(placement)} have"
     detail = (
         f"cannot load {model.name}: it needs {need_mib} MiB and {where} {has_mib} MiB; "
-        "correct the model's memory or choose a smaller one"
+        "correct the model's memory, lower its context_length, or choose a smaller one"
     )
     return Verdict(detail=detail, may_pass=False)
 

@@ -70,7 +70,7 @@ async def until(
             await _first_of(None if process is None else process.exited, stall.over(), *signs)
     except TimeoutError as error:
         raise LaunchError(
-            f"cannot use {model}: not ready after {deadline_s:g} s ({seen()}){words_of(lines())}; "
+            f"cannot use {model}: not ready after {deadline_s:.3g} s ({seen()}){words_of(lines())}; "
             "raise load_timeout if it only needs longer"
         ) from error
     if process is not None and process.exited.done():
@@ -83,7 +83,12 @@ async def until(
 
 
 def exit_error(model: str, status: int | None, lines: Sequence[str]) -> LaunchError:
-    return LaunchError(f"cannot use {model}: {exit_in_words(status)} while loading{words_of(lines)}")
+    return LaunchError(f"cannot use {model}: {exit_in_words(status)} while loading{last_words_of(model, lines)}")
+
+
+def last_words_of(model: str, lines: Sequence[str]) -> str:
+    """As `words_of`, and where the rest is."""
+    return f"{words_of(lines)}; `llm-router logs {model}` has more"
 
 
 def words_of(lines: Sequence[str]) -> str:

@@ -19,7 +19,7 @@ from llm_router.errors import LlmRouterError
 from llm_router.history.base import History
 from llm_router.launchers.base import Launcher, RunningProcess
 from llm_router.launchers.ports import Ports
-from llm_router.launchers.waiting import exit_in_words, words_of
+from llm_router.launchers.waiting import exit_in_words, last_words_of
 from llm_router.relay.lease import Upstream
 from llm_router.relay.pool import Pool
 from llm_router.runtime import adoption, hosts
@@ -228,7 +228,7 @@ class Effects:
 
     async def _mourn(self, record: Instance) -> None:
         assert record.process is not None
-        words = words_of(record.process.output.tail())
+        words = last_words_of(record.model, record.process.output.tail())
         how = exit_in_words(record.process.exited.result())
         await self._bury(record, f"cannot use {record.model} any more: {how}{words}")
 
