@@ -93,7 +93,8 @@ async def test_a_signal_while_a_server_uses_its_grace_ends_that(start: Start, nu
 
 async def test_models_are_left_if_asked_for_ready_or_not(start: Start) -> None:
     router = await start({"a": fake("--startup-s", "0.5"), "b": fake(capabilities=["embedding"])}, on_exit="leave")
-    await router.chat("b")
+    async with router.client() as client:
+        await client.post("/v1/embeddings", json={"model": "b", "input": "x"})
     load = asyncio.ensure_future(router.chat("a"))  # noqa: TID251
     await router.when("a", lambda status: status["pid"] is not None)
     pids = {name: status["pid"] for name, status in (await router.status()).items()}
