@@ -70,7 +70,7 @@ async def until(
             await _first_of(None if process is None else process.exited, stall.over(), *signs)
     except TimeoutError as error:
         raise LaunchError(
-            f"cannot use {model}: not ready after {deadline_s:.3g} s ({seen()}){words_of(lines())}; "
+            f"cannot use {model}: not ready after {round(deadline_s, 1):g} s ({seen()}){words_of(lines())}; "
             "raise load_timeout if it only needs longer"
         ) from error
     if process is not None and process.exited.done():
