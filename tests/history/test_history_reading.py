@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -91,6 +92,14 @@ def test_a_history_of_an_earlier_version_learns_of_requests_and_wakes(path: Path
     one.close()
     assert reading.requests(path, model=None, count=1) == [ENDED]
     assert reading.loads(path, model=None, count=2) == [replace(wake, at=1990.0, took_s=3.0, woken=False), wake]
+
+
+def test_one_that_no_router_of_this_version_has_opened_yet_is_said_to_want_a_start(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(database._MIGRATIONS[0])
+    for read in (reading.loads, reading.requests):
+        with pytest.raises(LlmRouterError, match="start the router, which brings it up to date"):
+            read(path, model=None, count=9)
 
 
 def test_it_is_read_while_a_router_writes(path: Path) -> None:

@@ -61,6 +61,6 @@ def _rows(
     except PermissionError as error:
         raise LlmRouterError(f"cannot read the history in {path}: {error.strerror}; ask as root") from error
     except sqlite3.Error as error:
-        raise LlmRouterError(
-            f"cannot read the history in {path}: {error}; the router itself goes on without"
-        ) from error
+        is_older = str(error).startswith("no such ")
+        remedy = "start the router, which brings it up to date" if is_older else "the router itself goes on without"
+        raise LlmRouterError(f"cannot read the history in {path}: {error}; {remedy}") from error
