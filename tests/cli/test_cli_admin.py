@@ -184,7 +184,7 @@ def test_logs_prints_the_last_lines(router: FakeRouter) -> None:
 
 
 def test_ctrl_c_ends_following_cleanly_with_130(router: FakeRouter) -> None:
-    # As in a terminal: what a shell starts in the background is deaf to Ctrl-C, these tests perhaps and so their children.
+    # As in a terminal: what a shell starts in the background is deaf to Ctrl-C, perhaps these tests and their children.
     heeding = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
     following = subprocess.Popen(
         [sys.executable, "-c", f"{heeding}; from llm_router.cli import main; main()", "logs", "qwen", "-f"],
