@@ -18,11 +18,11 @@ from llm_router.api import explain
 from llm_router.api.catalog import Catalog, Entry
 from llm_router.api.errors import body_of
 from llm_router.api.named import entry_named_in, entry_of
+from llm_router.api.until_ready import UntilReady
 from llm_router.config.problems import Problem
 from llm_router.config.reload import Difference
 from llm_router.core.views import InstanceView, Snapshot
-from llm_router.errors import ConfigError, InvalidRequest, LlmRouterError
-from llm_router.relay.lease import Upstream
+from llm_router.errors import ConfigError, InvalidRequest
 from llm_router.runtime.instances import Instance
 from llm_router.runtime.supervisor import Supervisor
 
@@ -46,28 +46,6 @@ class Reloading(Protocol):
     @property
     def needs_restart(self) -> Sequence[str]: ...
     async def reload(self) -> Reloaded: ...
-
-
-class _Loaded:
-    """Waits for a lease on a model only to know that it is ready."""
-
-    def __init__(self, supervisor: Supervisor) -> None:
-        self._supervisor = supervisor
-        self.outcome: asyncio.Future[LlmRouterError | None] = asyncio.get_running_loop().create_future()
-
-    def granted(self, request: int, upstream: Upstream) -> None:
-        self._supervisor.leases.close(request)
-        self._end(None)
-
-    def refused(self, error: LlmRouterError) -> None:
-        self._end(error)
-
-    def cut(self, error: LlmRouterError) -> None:
-        self._end(error)
-
-    def _end(self, error: LlmRouterError | None) -> None:
-        if not self.outcome.done():
-            self.outcome.set_result(error)
 
 
 class Admin:
@@ -149,7 +127,7 @@ class Admin:
         supervisor = self._supervisor
         began = time.monotonic()
         supervisor.load(model)
-        loaded = _Loaded(supervisor)
+        loaded = UntilReady(supervisor.leases)
         request = supervisor.leases.open(model, request_class="interactive", waiter=loaded)
         try:
             while not loaded.outcome.done():

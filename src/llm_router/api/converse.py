@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from llm_router.api.errors import render
 from llm_router.api.timer import Timer
+from llm_router.api.until_ready import UntilReady
 from llm_router.dialects import completion
 from llm_router.dialects.base import Translation
 from llm_router.dialects.completion import Problem
@@ -24,7 +25,6 @@ from llm_router.relay.asgi import AsgiSink, deliver, read_body
 from llm_router.relay.events import Cutter, lines_of
 from llm_router.relay.exchange import Exchange
 from llm_router.relay.headers import Headers, RequestHead
-from llm_router.relay.lease import Dispatcher, Upstream
 from llm_router.relay.request import Preferences, Target
 from llm_router.relay.services import Services
 from llm_router.relay.sink import Sink
@@ -200,7 +200,7 @@ class Conversation:
 
     def check(self, model: str) -> None:
         """Raises: what there is against this client's using the model, ready or not."""
-        waiting = _Waiting(self.timer)
+        waiting = UntilReady(self.timer)
         self.timer.close(self.timer.open(model, request_class="aside", waiter=waiting))  # answered at once
         error = waiting.outcome.result() if waiting.outcome.done() else None
         if error is not None and not isinstance(error, Unavailable):
@@ -211,7 +211,7 @@ class Conversation:
 
         Raises: LlmRouterError where it can't be made ready.
         """
-        waiting = _Waiting(self.timer)
+        waiting = UntilReady(self.timer)
         request = self.timer.open(model, request_class="interactive", waiter=waiting)
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -231,28 +231,6 @@ class Conversation:
     async def _left(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-
-
-class _Waiting:
-    """Waits for a lease only to know that the model is ready, and returns it."""
-
-    def __init__(self, dispatcher: Dispatcher) -> None:
-        self._dispatcher = dispatcher
-        self.outcome: asyncio.Future[LlmRouterError | None] = asyncio.get_running_loop().create_future()
-
-    def granted(self, request: int, upstream: Upstream) -> None:
-        self._dispatcher.close(request)
-        self._end(None)
-
-    def refused(self, error: LlmRouterError) -> None:
-        self._end(error)
-
-    def cut(self, error: LlmRouterError) -> None:
-        self._end(error)
-
-    def _end(self, error: LlmRouterError | None) -> None:
-        if not self.outcome.done():
-            self.outcome.set_result(error)
 
 
 def _check_type(pairs: Headers) -> None:

@@ -83,7 +83,7 @@ def _find(catalog: Catalog, model: str) -> Entry:
 
 
 class _Passing:
-    """A route whose JSON goes to the server as it is, but for the model's name and its `parameters`."""
+    """What both kinds of routes know. `limit`: of a body, in bytes."""
 
     def __init__(self, services: Services, catalog: Catalog, endpoint: Endpoint, limit: int) -> None:
         self._services = services
@@ -92,15 +92,24 @@ class _Passing:
         self._target = Target(kind=Kind.EMBEDDING, method=b"POST", path=endpoint.value.encode())
         self._limit = limit
 
+    def _entry(self, model: str) -> Entry:
+        """Raises: ModelNotFound, NotSupported."""
+        entry = _find(self._catalog, model)
+        if endpoints.has(entry.backend, self._endpoint) is False:
+            raise _lacks(entry, self._endpoint)
+        return entry
+
+
+class _PassingJson(_Passing):
+    """A route whose JSON goes to the server as it is, but for the model's name and its `parameters`."""
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         sink = AsgiSink()
         try:
             body = await read_body(receive, self._limit)
             if body is None:
                 return
-            entry = _find(self._catalog, bodies.read(body).model)
-            if endpoints.has(entry.backend, self._endpoint) is False:
-                raise _lacks(entry, self._endpoint)
+            entry = self._entry(bodies.read(body).model)
         except LlmRouterError as error:
             sink.reply(*render(error))
             await sink.pump(send)
@@ -112,15 +121,8 @@ class _Passing:
         await deliver(sink, exchange, receive, send)
 
 
-class _Uploading:
+class _PassingForm(_Passing):
     """A route that takes a form with files, which is kept in a file until the model is there."""
-
-    def __init__(self, services: Services, catalog: Catalog, endpoint: Endpoint, limit: int) -> None:
-        self._services = services
-        self._catalog = catalog
-        self._endpoint = endpoint
-        self._target = Target(kind=Kind.EMBEDDING, method=b"POST", path=endpoint.value.encode())
-        self._limit = limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         sink = AsgiSink()
@@ -130,9 +132,7 @@ class _Uploading:
             if not await _receive(form, receive):
                 return
             await asyncio.to_thread(form.close)
-            entry = _find(self._catalog, form.model)
-            if endpoints.has(entry.backend, self._endpoint) is False:
-                raise _lacks(entry, self._endpoint)
+            entry = self._entry(form.model)
             parameters = self._services.models[entry.name].parameters
             if parameters is not None:
                 await asyncio.to_thread(form.amend, parameters)
@@ -212,10 +212,11 @@ def _translated(body: bytes) -> Asked:
 def routes(services: Services, catalog: Catalog, limit: int) -> list[Route]:
     """`limit`: of a request's body, in bytes."""
     passing = [
-        Route(path, _Passing(services, catalog, endpoint, limit), methods=["POST"]) for path, endpoint in _JSON.items()
+        Route(path, _PassingJson(services, catalog, endpoint, limit), methods=["POST"])
+        for path, endpoint in _JSON.items()
     ]
     uploading = [
-        Route(path, _Uploading(services, catalog, endpoint, limit), methods=["POST"])
+        Route(path, _PassingForm(services, catalog, endpoint, limit), methods=["POST"])
         for path, endpoint in _FORMS.items()
     ]
     return [*passing, *uploading, Route("/v1/responses", _Responses(services, catalog, limit), methods=["POST"])]
