@@ -45,7 +45,7 @@ def look(given: Path | None, *, is_running: bool) -> Iterator[Finding]:
         path = find(given)
         examined = examine(path, kinds=backends, devices=devices)
     except ConfigUnreadable as error:
-        yield problem("configuration", error.message, "nothing that it would say can be looked at")
+        yield problem("configuration", error.message, "models, ports and units are looked at when there is one")
         return
     yield from _configuration(path, examined)
     config = examined.config
