@@ -304,36 +304,22 @@ class Exchange:
         self._record(COMPLETED, prompt_n, completion_n)
 
     def _end_error(self, held: Held) -> None:
-        """What the server says instead of an answer.
-
-        1. It refuses the router's own key: nothing that the client could mend with another one.
-        2. It failed in a way that it has no words for, or these are its last ones: checked and asked once more, like a
-           server that broke off.
-        3. Everything else is for the client to know, with the status that it has; a 500 is checked too.
-        """
-        assert self._asked is not None
-        name, status, body = self._asked.model.name, held.status, held.body()
-        said = failure.of_reply(body, status=status, model=name)
-        if status == 401:  # 1
-            self._answer(
-                UpstreamError(
-                    f"cannot use the server of {name}: it refuses the router's key ({said.message}); "
-                    'set its "api_key" in the configuration'
-                )
-            )
-        elif status == 500 and self._may_repeat and (not failure.is_json(body) or self._are_last(said.message)):  # 2
-            self.reply_lost(UpstreamLost(said.message))
-        else:  # 3
-            self._close(lost=status == 500)
-            if self._started:
-                self._end_stream(said)
-            else:
-                headers = [(key, value) for key, value in held.headers if key not in _ABOUT_THE_BODY]
-                self._sink.reply(status, [*headers, _JSON], said.as_reply())
-            self._record(UPSTREAM_ERROR if status >= 500 else SERVER_REFUSED)
-
-    def _are_last(self, words: str) -> bool:
-        return self._upstream is not None and any(last in words for last in self._upstream.last_words)
+        """What the server says instead of an answer; after a 500 it is checked."""
+        assert self._asked is not None and self._upstream is not None
+        name, last_words = self._asked.model.name, self._upstream.last_words
+        match held.what_went_wrong(name, last_words=last_words, may_repeat=self._may_repeat):
+            case UpstreamLost() as lost:
+                self.reply_lost(lost)
+            case UpstreamError() as error:
+                self._answer(error)
+            case Failure() as said:
+                self._close(lost=held.status == 500)
+                if self._started:
+                    self._end_stream(said)
+                else:
+                    headers = [(key, value) for key, value in held.headers if key not in _ABOUT_THE_BODY]
+                    self._sink.reply(held.status, [*headers, _JSON], said.as_reply())
+                self._record(UPSTREAM_ERROR if held.status >= 500 else SERVER_REFUSED)
 
     @property
     def _may_repeat(self) -> bool:

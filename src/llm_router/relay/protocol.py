@@ -8,7 +8,6 @@ uvicorn is pinned to a minor version and the same tests run against both sinks.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -19,13 +18,11 @@ from llm_router.relay import ids
 from llm_router.relay.asgi import too_large
 from llm_router.relay.exchange import Exchange
 from llm_router.relay.gate import Caller, Gate, asking
-from llm_router.relay.headers import Headers, RequestHead
+from llm_router.relay.headers import RequestHead
 from llm_router.relay.heads import KnownHead, learn
-from llm_router.relay.lane import Write, framed
+from llm_router.relay.hot_sink import HotSink
 from llm_router.relay.request import Target
 from llm_router.relay.services import Services
-
-_log = logging.getLogger(__name__)
 
 _HEAD_S = 30.0
 _LINGER_S = 2.0
@@ -33,91 +30,6 @@ _HEAD_MAX = 64 * 1024
 _HEADERS_MAX = 200
 _LEARN_MAX = 8  # heads that are different each time aren't worth remembering
 _TIMERS_GRAIN_S = 0.002
-
-
-class _Nobody:
-    """Stands in for the event of an ASGI cycle: nothing waits here, the exchange is called directly."""
-
-    def set(self) -> None:
-        """uvicorn calls this when the connection is lost."""
-
-
-_NOBODY = _Nobody()
-
-
-class ProtocolSink:
-    """One request on a hot route. uvicorn takes it for its request-response cycle, hence the public attributes."""
-
-    __slots__ = (
-        "_chunked",
-        "_protocol",
-        "_write",
-        "body",
-        "disconnected",
-        "exchange",
-        "keep_alive",
-        "message_event",
-        "number",
-        "response_complete",
-        "size",
-    )
-
-    def __init__(self, protocol: RelayProtocol, number: bytes) -> None:
-        self.number = number
-        self._protocol = protocol
-        self._write = protocol.transport.write
-        self._chunked = False
-        self.body: list[bytes] = []
-        self.size = 0
-        self.disconnected = False
-        self.response_complete = False
-        self.keep_alive = True
-        self.message_event = _NOBODY
-        self.exchange: Exchange
-
-    def reply(self, status: int, headers: Headers, body: bytes) -> None:
-        self._write(self._head(status, headers, len(body)) + body)  # one write, one system call
-        self.end()
-
-    def head(self, status: int, headers: Headers, length: int | None) -> Write | None:
-        self._write(self._head(status, headers, length))
-        return self._write if self._chunked else None
-
-    def _head(self, status: int, headers: Headers, length: int | None) -> bytes:
-        parts = [STATUS_LINE[status], b"x-request-id: ", self.number, b"\r\n"]
-        if status >= 500:
-            number = self.number.decode()
-            _log.info("request %s: %d", number, status, extra={"request_id": number})
-        for name, value in headers:
-            parts += (name, b": ", value, b"\r\n")
-        if length is not None:
-            parts.append(b"content-length: %d\r\n" % length)
-        elif status not in (204, 304):
-            self._chunked = True
-            parts.append(b"transfer-encoding: chunked\r\n")
-        parts.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
-        return b"".join(parts)
-
-    def data(self, data: bytes) -> None:
-        if self._chunked:
-            if data:  # an empty chunk would be the end
-                self._write(framed(data))
-        else:
-            self._write(data)
-
-    def end(self) -> None:
-        if self._chunked:
-            self._write(b"0\r\n\r\n")
-        self.response_complete = True
-        del self.exchange  # it knows us: a cycle that only the collector would find, once for each request
-        if not self.keep_alive:
-            self._protocol.transport.close()
-        self._protocol.on_hot_complete()
-
-    def abort(self) -> None:
-        self.response_complete = True
-        del self.exchange
-        self._protocol.transport.abort()
 
 
 class _Known(NamedTuple):
@@ -137,7 +49,7 @@ class RelayProtocol(HttpToolsProtocol):
     targets: Mapping[bytes, Target]
     limit: int
 
-    _hot: ProtocolSink | None = None  # the hot request in progress, kept while a pipelined one replaces `cycle`
+    _hot: HotSink | None = None  # the hot request in progress, kept while a pipelined one replaces `cycle`
     _receiving = False  # the message being parsed is the hot one
     _client: RequestHead  # its headers
     _gate: Gate | None = None  # which has let it in
@@ -237,7 +149,7 @@ class RelayProtocol(HttpToolsProtocol):
             else:
                 self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
-    def _is_admitted(self, gate: Gate, sink: ProtocolSink) -> bool:
+    def _is_admitted(self, gate: Gate, sink: HotSink) -> bool:
         """If not, he has his answer, and what he still sends is read and forgotten."""
         self._gate = self._caller = None
         try:
@@ -250,8 +162,8 @@ class RelayProtocol(HttpToolsProtocol):
         self._gate = gate
         return True
 
-    def _begin(self, target: Target, client: RequestHead) -> ProtocolSink:
-        sink = self._hot = ProtocolSink(self, ids.of_request(client.fields))
+    def _begin(self, target: Target, client: RequestHead) -> HotSink:
+        sink = self._hot = HotSink(self, ids.of_request(client.fields))
         self.cycle = sink  # type: ignore[assignment]
         sink.exchange = Exchange(self.services, sink, target, client)
         return sink
@@ -347,7 +259,7 @@ class RelayProtocol(HttpToolsProtocol):
     def _forget_the_rest(self) -> None:
         """What llhttp still has of this request."""
         self._receiving = True
-        sink = self._hot = ProtocolSink(self, b"")
+        sink = self._hot = HotSink(self, b"")
         sink.response_complete = True
         self.cycle = sink  # type: ignore[assignment]
 
