@@ -607,6 +607,18 @@ class TestAdoption:
         story.run()
         assert story.is_granted(request)
 
+    def test_nor_where_both_were_found_while_their_model_was_not_configured(self) -> None:
+        story = Story(model("b", 0))
+        story.adopt(1, "a")
+        story.run_for(STOP_S / 2)
+        story.adopt(2, "a")
+        story.configure(model("a", 0), model("b", 0))
+        request = story.ask("a")
+        story.run_for(STOP_S / 2)
+        assert story.started == [] and story.is_waiting(request)
+        story.run()
+        assert story.is_granted(request)
+
 
 class TestShutdown:
     def test_waiting_requests_and_newcomers_are_refused_and_running_ones_go_on(self) -> None:

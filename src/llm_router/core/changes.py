@@ -131,7 +131,7 @@ class Changes:
         for name, spec in event.models.items():
             model = state.models.get(name)
             if model is None:
-                model = state.models[name] = self._still_leaving(name) or state.new_model(spec)
+                model = state.models[name] = state.still_leaving(name) or state.new_model(spec)
             self._respec(model, spec)
         for instance in state.live.values():
             spec_now = event.models.get(instance.model.name)
@@ -161,10 +161,6 @@ class Changes:
     def _usual(self, model: ModelState) -> tuple[str, ...]:
         devices = self._state.devices
         return tuple(name for name in devices_for(model.spec, devices) if name in devices)
-
-    def _still_leaving(self, name: str) -> ModelState | None:
-        """A model that comes back while its last instance hasn't left yet."""
-        return next((one.model for one in self._state.live.values() if one.model.name == name), None)
 
     def _remove(self, model: ModelState) -> None:
         self._state.drop_wish(model)

@@ -200,13 +200,14 @@ class Intake:
 
     def _note_adoption(self, event: InstanceAdopted) -> None:
         """One too many, or of a model that isn't configured any more: it is told to leave, and counts until it has."""
-        if event.instance in self._state.live:
+        state, name = self._state, event.model
+        if event.instance in state.live:
             return
-        model = self._state.models.get(event.model) or self._state.new_model(ModelSpec(name=event.model))
-        instance = self._state.add_instance(event.instance, model, self._changes.adopted(model, event), event.at)
+        model = state.models.get(name) or state.still_leaving(name) or state.new_model(ModelSpec(name=name))
+        instance = state.add_instance(event.instance, model, self._changes.adopted(model, event), event.at)
         instance.is_adopted = True
-        self._state.stays_unplanned(model)
-        if self._state.models.get(event.model) is not model or model.instance is not instance:
+        state.stays_unplanned(model)
+        if state.models.get(name) is not model or model.instance is not instance:
             self._acts.stop(instance)
 
     def _note_load(self, event: LoadRequested) -> None:

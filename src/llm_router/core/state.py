@@ -70,6 +70,10 @@ class State:
         model.names = self.names_for(spec)
         return model
 
+    def still_leaving(self, name: str) -> ModelState | None:
+        """A model that isn't configured (any more), and of which some instance hasn't left yet."""
+        return next((one.model for one in self.live.values() if one.model.name == name), None)
+
     def names_for(self, spec: ModelSpec) -> frozenset[str]:
         """The devices that a model may use, by name. Those it names itself may not exist."""
         return frozenset(devices_for(spec, self.devices)) if spec.footprint_mib != 0 else frozenset()
