@@ -2,6 +2,7 @@ import os
 import shutil
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,17 @@ from launching import AT_ONCE, identity, is_alive, line_of
 
 from llm_router.backends.base import Address, LaunchSpec, StopPlan
 from llm_router.launchers.container import Container, ContainerLauncher, container_of
+from llm_router.launchers.probe import wait_resumed
 from llm_router.launchers.process import ProcessLauncher
 
 FAKE = Path(__file__).parents[1] / "programs" / "fake_docker.sh"
 SERVER = "import os, signal; print('up', os.getpid(), flush=True); signal.pause()"
+HTTP = (
+    "from http.server import *; "
+    "BaseHTTPRequestHandler.do_GET = lambda self: (self.send_response(200), self.end_headers()); "
+    "server = HTTPServer(('127.0.0.1', {port}), BaseHTTPRequestHandler); print('up 0', flush=True); "
+    "server.serve_forever()"
+)
 DEAF = f"import signal; signal.signal(15, signal.SIG_IGN); {SERVER}"
 
 
@@ -112,6 +120,23 @@ class TestContainers:
         assert found.identity == identity(3)
         await found.stop(AT_ONCE)
         assert not is_alive(inside)
+        second.close()
+
+    async def test_the_next_router_goes_on_with_what_listens_in_it(
+        self, tmp_path: Path, docker: Path, unused_tcp_port: int
+    ) -> None:
+        serving = replace(
+            spec("--name", "a", code=HTTP.format(port=unused_tcp_port)),
+            address=Address(host="127.0.0.1", port=unused_tcp_port),
+        )
+        first = ProcessLauncher(tmp_path / "shared")
+        process = await ContainerLauncher(first).start(serving, identity(3))
+        await line_of(process, "up")  # type: ignore[arg-type]
+        first.close()
+        second = ProcessLauncher(tmp_path / "shared")
+        (found,) = await ContainerLauncher(second).survivors()
+        await wait_resumed(found, serving, deadline_s=20, on_loading=lambda _: None)
+        await found.stop(AT_ONCE)
         second.close()
 
     @pytest.mark.parametrize("lost", ["ledger", "state folder"])

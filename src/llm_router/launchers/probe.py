@@ -23,6 +23,7 @@ from llm_router.backends.base import Address, Failed, LaunchSpec, Loading, Ready
 from llm_router.errors import LaunchError
 from llm_router.launchers import procfs
 from llm_router.launchers.base import RunningProcess
+from llm_router.launchers.container import container_of
 from llm_router.launchers.instance import TOKEN_VARIABLE
 from llm_router.launchers.lines import RING_LINES
 from llm_router.launchers.waiting import Stall, until
@@ -104,7 +105,9 @@ async def wait_resumed(
     silent = replace(spec.readiness, path=spec.readiness.path or HEALTH_PATH, read_line=no_signal)
     await wait_ready(process, replace(spec, readiness=silent), deadline_s=deadline_s, on_loading=on_loading)
     port = spec.address.port
-    if stranger := procfs.strangers_on(port, process.pid, TOKEN_VARIABLE):
+    # What listens for a container is no child of its client's: there, what began after the client counts as its own.
+    is_client = container_of(procfs.command_line(process.pid)) is not None
+    if stranger := procfs.strangers_on(port, process.pid, TOKEN_VARIABLE, only_older=is_client):
         raise LaunchError(f"cannot use {process.identity.model}: {stranger} has taken its port {port}")
 
 
