@@ -12,6 +12,7 @@ from llm_router.backends.base import Address, LaunchSpec, StopPlan
 from llm_router.launchers.container import Container, ContainerLauncher, container_of
 from llm_router.launchers.probe import wait_resumed
 from llm_router.launchers.process import ProcessLauncher
+from llm_router.runtime.look import family
 
 FAKE = Path(__file__).parents[1] / "programs" / "fake_docker.sh"
 SERVER = "import os, signal; print('up', os.getpid(), flush=True); signal.pause()"
@@ -75,6 +76,16 @@ class TestContainers:
         await up(process)
         assert names(docker) == ["llm-router-org-m-7"]
         await process.stop(AT_ONCE)
+
+    async def test_what_runs_in_it_is_what_holds_the_models_memory(
+        self, launcher: ProcessLauncher, docker: Path
+    ) -> None:
+        process = await ContainerLauncher(launcher).start(spec(), identity())
+        assert isinstance(process, Container)
+        inside = await up(process)
+        assert family(process.pid) == {inside}
+        await process.stop(AT_ONCE)
+        assert family(process.pid) == frozenset()
 
     async def test_a_stop_reaches_what_runs_in_it(self, launcher: ProcessLauncher, docker: Path) -> None:
         process = await ContainerLauncher(launcher).start(spec("--name", "a"), identity())

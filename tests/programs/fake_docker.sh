@@ -10,11 +10,13 @@ case $1 in
 run)
     shift
     name=nameless
+    # A container doesn't have its client's environment, but for what is passed on.
+    without=(-u LLM_ROUTER_INSTANCE)
     while [[ $1 == -* ]]; do
-        if [ "$1" = --name ]; then
-            name=$2
-            shift
-        fi
+        case $1 in
+        --name) name=$2 && shift ;;
+        --env=LLM_ROUTER_INSTANCE) without=() ;;
+        esac
         shift
     done
     if [ -e "$FAKE_DOCKER/$name" ]; then
@@ -22,8 +24,7 @@ run)
         exit 125
     fi
     shift
-    # Without the client's token: a container doesn't have its client's environment.
-    env -u LLM_ROUTER_INSTANCE setsid "$@" &
+    env "${without[@]}" setsid "$@" &
     child=$!
     echo "$child" >"$FAKE_DOCKER/$name"
     trap 'kill -TERM "$child"' TERM

@@ -45,17 +45,20 @@ class ContainerLauncher:
 
     async def start(self, spec: LaunchSpec, identity: Identity) -> RunningProcess:
         """See `launchers.base`. A container without a name gets one; what still has its name from before is removed;
-        "detached" is left out, since the client is what is watched."""
+        "detached" is left out, since the client is what is watched. What runs in it gets our mark, by which it is known
+        as this instance's, where its environment may be seen."""
         name = container_of(spec.argv)
         if name is None:
             return await self._processes.start(spec, identity)
         argv = tuple(item for item in spec.argv if item not in _DETACHED)
+        more = [f"--env={TOKEN_VARIABLE}"]
         if name:
             await _removed(argv[0], name)
         else:
             name = f"llm-router-{re.sub(r'[^A-Za-z0-9_.-]+', '-', identity.model)}-{identity.instance}"
-            after_run = argv.index("run") + 1
-            argv = (*argv[:after_run], "--name", name, *argv[after_run:])
+            more += ["--name", name]
+        after_run = argv.index("run") + 1
+        argv = (*argv[:after_run], *more, *argv[after_run:])
         return Container(await self._processes.start(replace(spec, argv=argv), identity), argv[0], name)
 
     def hand_over(self, process: RunningProcess, identity: Identity) -> None:

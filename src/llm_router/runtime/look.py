@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from llm_router.hardware.base import CPU, DeviceReading, Reader
 from llm_router.launchers import procfs
+from llm_router.launchers.container import container_of
 from llm_router.launchers.instance import TOKEN_VARIABLE
 
 Readings = Mapping[str, DeviceReading]
@@ -44,13 +45,17 @@ def is_alive(pid: int) -> bool:
 
 
 def family(pid: int) -> frozenset[int]:
-    """The process, its group, and its children wherever they moved; empty when it is gone."""
+    """The process, its group, and its children wherever they moved; empty when it is gone. A container's client holds
+    nothing of the model: of one it is what runs in the container, empty where that can't be told."""
     stat = procfs.read_stat(pid)
     if stat is None or not stat.is_alive:
         return frozenset()
     token = procfs.environment_value(pid, TOKEN_VARIABLE) or "\0"  # which no environment can hold
     group = pid if stat.group == pid else 0
-    return frozenset({pid, *(other.pid for other in procfs.members(group, stat.started, TOKEN_VARIABLE, token))})
+    found = procfs.members(group, stat.started, TOKEN_VARIABLE, token)
+    if container_of(procfs.command_line(pid)) is not None:
+        return frozenset(other.pid for other in found if other.session != stat.session)
+    return frozenset({pid, *(other.pid for other in found)})
 
 
 def look(reader: Reader, family: Family, subjects: Mapping[int, Subject], at: float) -> Seen:
