@@ -133,11 +133,12 @@ class TestContainers:
         assert not is_alive(inside)
         second.close()
 
-    async def test_the_next_router_goes_on_with_what_listens_in_it(
-        self, tmp_path: Path, docker: Path, unused_tcp_port: int
+    @pytest.mark.parametrize("network", ["--network=host", "--publish=8080:8080"])
+    async def test_the_next_router_goes_on_with_what_listens_for_it(
+        self, tmp_path: Path, docker: Path, unused_tcp_port: int, network: str
     ) -> None:
         serving = replace(
-            spec("--name", "a", code=HTTP.format(port=unused_tcp_port)),
+            spec(network, "--name", "a", code=HTTP.format(port=unused_tcp_port)),
             address=Address(host="127.0.0.1", port=unused_tcp_port),
         )
         first = ProcessLauncher(tmp_path / "shared")

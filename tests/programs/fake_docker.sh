@@ -16,6 +16,7 @@ run)
         case $1 in
         --name) name=$2 && shift ;;
         --env=LLM_ROUTER_INSTANCE) without=() ;;
+        --publish=*) without=(-u LLM_ROUTER_INSTANCE) ;; # then who listens is a proxy of the daemon's
         esac
         shift
     done
