@@ -67,12 +67,13 @@ async def test_an_exit_is_told_while_an_answer_is_awaited(launcher: ProcessLaunc
     """SGLang's health answer takes a second; an engine may also die without giving one."""
     port = Ports().take()
     code = f"""
-import os, socket, time
+import os, socket
 server = socket.create_server(("127.0.0.1", {port}))
 connection, _ = server.accept()
 connection.recv(1)
 if os.fork() == 0:  # holds the connection open, so that no answer comes and no end of it either
-    time.sleep(20)
+    while connection.recv(1000):
+        pass
 os._exit(7)
 """
     spec = dataclasses.replace(python_spec(code), address=Address(host="127.0.0.1", port=port))

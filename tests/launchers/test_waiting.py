@@ -124,7 +124,7 @@ async def test_a_server_that_was_there_before_is_not_taken_for_ours(launcher: Pr
     await line_of(stranger, "listening")
     # The time of a start is known to a hundredth of a second.
     ours = await launcher.start(
-        python_spec("import time; print('up', flush=True); time.sleep(60)"), identity(model="m")
+        python_spec("import signal; print('up', flush=True); signal.pause()"), identity(model="m")
     )
     await line_of(ours, "up")
     with pytest.raises(LaunchError, match=rf"cannot use m: pid {stranger.pid} \(.*\) has its port {port}; end it"):
@@ -135,7 +135,7 @@ async def test_a_server_that_came_later_may_be_its_own(launcher: ProcessLauncher
     """A script may have a container or a service run its server."""
     port = Ports().take()
     ours = await launcher.start(
-        python_spec("import time; print('up', flush=True); time.sleep(60)"), identity(model="m")
+        python_spec("import signal; print('up', flush=True); signal.pause()"), identity(model="m")
     )
     await line_of(ours, "up")
     later = await launcher.start(fake_spec(port=port), identity(instance=2))

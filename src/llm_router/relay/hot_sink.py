@@ -18,8 +18,8 @@ from llm_router.relay.lane import Write, framed
 _log = logging.getLogger(__name__)
 
 
-class Connection(Protocol):
-    """The client's."""
+class ClientConnection(Protocol):
+    """Where the request came from, and the reply goes."""
 
     transport: asyncio.Transport
 
@@ -54,7 +54,7 @@ class HotSink:
         "size",
     )
 
-    def __init__(self, connection: Connection, number: bytes) -> None:
+    def __init__(self, connection: ClientConnection, number: bytes) -> None:
         self.number = number
         self._connection = connection
         self._write = connection.transport.write

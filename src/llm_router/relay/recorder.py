@@ -38,7 +38,7 @@ class Ended(NamedTuple):  # a frozen dataclass would take three times as long to
 
 
 class Recorder(Protocol):
-    """Called on the hot path: it must return within a microsecond, and may not fail."""
+    """Called on the hot path: it only counts or notes, and may not fail."""
 
     def ended(self, request: Ended) -> None:
         """A request is over, and its client has all that it gets."""

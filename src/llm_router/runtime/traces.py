@@ -29,7 +29,7 @@ class Traces:
     """Implements `relay.recorder.Recorder` before another one, `counts`.
 
     `later`: calls a function with these arguments soon, but not now, since making spans takes a hundred times as long
-    as a recorder may. `provider_of`: who serves a model.
+    as counting. `provider_of`: who serves a model.
     """
 
     def __init__(
