@@ -12,9 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llm_router.api.auth import Caller, Gate
-from llm_router.api.errors import body_of, render
-from llm_router.dialects import anthropic_errors, ollama_reply
-from llm_router.dialects.completion import Problem
+from llm_router.api.shapes import render_at
 from llm_router.errors import LlmRouterError
 from llm_router.relay import ids
 from llm_router.relay.gate import asking
@@ -28,7 +26,6 @@ CALLER = "llm_router.caller"
 _OPEN = ("/health",)
 # What manages the router, and what reaches a server past it: with the router's own key for that server.
 _ADMIN = ("/admin", "/metrics", "/docs", "/openapi.json", "/upstream", "/models/unload")
-_SHAPES = (("/v1/messages", anthropic_errors.error), ("/api/", ollama_reply.error))
 
 
 class Guard:
@@ -95,11 +92,7 @@ def _is_below(path: str, prefixes: tuple[str, ...]) -> bool:
 
 async def refuse(path: str, error: LlmRouterError, send: Send) -> None:
     """An error reply in the shape of the dialect whose path it is, else in OpenAI's."""
-    status, headers, body = render(error)
-    for start, shape in _SHAPES:
-        if path.startswith(start):
-            said = body_of(error)["error"]
-            body = shape(status, Problem(message=error.message, type=str(said["type"])))
+    status, headers, body = render_at(path, error)
     headers = [*headers, (b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
