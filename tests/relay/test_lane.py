@@ -77,6 +77,14 @@ def test_it_takes_nothing_but_one_whole_chunk(piece: bytes) -> None:
     assert (counted.count, written) == (0, [])
 
 
+@pytest.mark.parametrize("beginning", [b"\n", b"-"])
+def test_a_length_that_no_chunk_has_is_not_taken_for_one(beginning: bytes) -> None:
+    # The longest chunk whose size has two digits is 261 bytes long, and the shortest with three 263.
+    around = len(beginning) + len(TOKEN % b"") + 2
+    piece = beginning + TOKEN % (b"x" * (262 - around)) + b"\r\n"
+    assert not lane(template(), Counted(), list[bytes]().append)(piece)
+
+
 @given(st.binary(min_size=1, max_size=300), st.binary(max_size=8), st.binary(max_size=8))
 def test_a_piece_is_whole_if_its_frame_and_body_are_all_of_it(body: bytes, before: bytes, after: bytes) -> None:
     assert is_whole(framed(body), body)

@@ -76,9 +76,7 @@ class Call:
 
 
 class Owner(Protocol):
-    """Who keeps connections: told what becomes of each. `now`: the loop's time, to a second."""
-
-    now: float
+    """Who keeps connections: told what becomes of each."""
 
     def opened(self, connection: Connection) -> None: ...
 
@@ -115,13 +113,13 @@ class Connection(asyncio.Protocol):
         "_known",
         "_lane",
         "_lanes",
-        "_last",
         "_learned",
         "_length",
         "_owner",
         "_parser",
         "_paused",
         "_pieces",
+        "_quiet_since",
         "_received",
         "_reused",
         "_status",
@@ -146,8 +144,8 @@ class Connection(asyncio.Protocol):
         self._known: _Known | None = None
         self._learned = 0  # in vain, since one was seen again
         self._reused = False
-        self._last = 0.0
         self._paused = False
+        self._quiet_since: float | None = None  # set by the first sweep after a sign of life
         self._reset()
 
     def _reset(self) -> None:
@@ -164,6 +162,7 @@ class Connection(asyncio.Protocol):
         self._received = False
         self._lane: Lane | None = None
         self._lanes = _LANES_MAX
+        self._quiet_since = None
 
     # -- what the owner and the call ask for
 
@@ -173,7 +172,7 @@ class Connection(asyncio.Protocol):
             return
         self._call = call
         call.connection = self
-        self._last = self._owner.now
+        self._quiet_since = None
         self._transport.write(call.request)
 
     def abort(self) -> None:
@@ -189,11 +188,13 @@ class Connection(asyncio.Protocol):
     def resume(self) -> None:
         if self._transport is not None and self._paused:
             self._paused = False
-            self._last = self._owner.now  # the silence was ours
+            self._quiet_since = None  # the silence was ours
             self._transport.resume_reading()
 
     def expire(self, now: float, timeout_s: float, late_s: float) -> None:
-        silent_s = now - self._last
+        if self._quiet_since is None:
+            self._quiet_since = now
+        silent_s = now - self._quiet_since
         call = self._call
         if call is None:
             if silent_s > _IDLE_S:
@@ -216,19 +217,18 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but its ancestors
         self._owner.opened(self)
-        self._last = self._owner.now
 
     def data_received(self, data: bytes) -> None:
-        if self._lane is not None:
-            if self._lane(data):
-                self._last = self._owner.now
+        lane = self._lane
+        if lane is not None:
+            if lane(data):
+                self._quiet_since = None
                 return
             self._lane = None
         call = self._call
         if call is None:  # a server has nothing to say on an idle connection
             self.abort()
             return
-        last, self._last = self._last, self._owner.now
         is_first = not self._received
         if is_first and self._known is not None and not call.without_body:
             whole = self._known.head.body(data)
@@ -239,8 +239,8 @@ class Connection(asyncio.Protocol):
             return
         if self._complete:
             del self._body[self._pieces :]
-        if self._body and not self._pass_on(call, data):
-            self._last = last
+        if not self._body or self._pass_on(call, data):
+            self._quiet_since = None
         if self._complete:
             if is_first and self._learned < _LEARN_MAX:
                 self._learn(data)

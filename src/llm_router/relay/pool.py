@@ -41,7 +41,6 @@ class Pool:
         self._open: defaultdict[int, set[Connection]] = defaultdict(set)
         self._tls: ssl.SSLContext | None = None
         self._sweeper: asyncio.TimerHandle | None = None
-        self.now = 0.0
 
     def send(
         self, upstream: Upstream, request: bytes | memoryview, reply: Reply, *, without_body: bool = False
@@ -82,9 +81,7 @@ class Pool:
     def opened(self, connection: Connection) -> None:
         self._open[connection.upstream.instance].add(connection)
         if self._sweeper is None:
-            loop = asyncio.get_running_loop()
-            self.now = loop.time()
-            self._sweeper = loop.call_later(_SWEEP_S, self._sweep)
+            self._sweeper = asyncio.get_running_loop().call_later(_SWEEP_S, self._sweep)
 
     def closed(self, connection: Connection) -> None:
         instance = connection.upstream.instance
@@ -125,8 +122,8 @@ class Pool:
 
     def _sweep(self) -> None:
         loop = asyncio.get_running_loop()
-        self.now = loop.time()
+        now = loop.time()
         for connections in list(self._open.values()):
             for connection in list(connections):
-                connection.expire(self.now, self.timeout_s, self._late_s)
+                connection.expire(now, self.timeout_s, self._late_s)
         self._sweeper = loop.call_later(_SWEEP_S, self._sweep)
