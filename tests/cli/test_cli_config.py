@@ -89,9 +89,11 @@ def test_check_prints_every_problem_and_is_1(tmp_path: Path) -> None:
     path = written(tmp_path, BAD)
     result = run("check", "-c", path)
     assert result.exit_code == 1
-    (line,) = result.stdout.splitlines()
-    assert line == f'{path}:2: router_prt: there is no such key: did you mean "router_port"?'
-    assert "1 problem; the router won't start" in result.stderr
+    assert result.stdout.splitlines() == [
+        f'{path}:2: router_prt: there is no such key: did you mean "router_port"?',
+        f"{path}:3: models.m.path: /nowhere/x.gguf doesn't exist: write the path of a model file or folder",
+    ]
+    assert "2 problems; the router won't start" in result.stderr
 
 
 def test_check_holds_the_file_against_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -189,6 +189,35 @@ def test_missing_files_and_units_spoil_only_their_own_model(tmp_path: Path) -> N
     assert by_key["models.plain.script"].remedy == f"run `chmod +x {plain}`"
 
 
+def test_a_mistake_hides_no_other_one(tmp_path: Path) -> None:
+    path = written(
+        tmp_path,
+        """{"drain_timeout": "soon",
+ "backends": {"vllm": {"binary": []}, "llamacpp": {"binary": "/nowhere/x"}},
+ "models": {
+  "wrong":  {"backend": "llamacpp", "path": "/nowhere/a.gguf", "context_length": -1},
+  "gone":   {"backend": "llamacpp", "path": "/nowhere/b.gguf"},
+  "parked": {"backend": "llamacpp", "path": "org/hub", "park_after": 5}
+}}""",
+    )
+    examined = examine(path, kinds=KINDS)
+    assert examined.config is None
+    assert [(problem.key, problem.fatal) for problem in examined.problems] == [
+        ("drain_timeout", True),
+        ("backends.vllm.binary", True),
+        ("backends.llamacpp.binary", False),
+        ("models.wrong.context_length", True),
+        ("models.gone.path", False),
+        ("models.parked.park_after", True),
+    ]
+
+
+@pytest.mark.parametrize("models", ['{"a": 5}', "[]", "{}"])
+def test_where_nothing_is_right_only_that_is_said(tmp_path: Path, models: str) -> None:
+    (problem,) = check(written(tmp_path, f'{{"models": {models}}}'))
+    assert problem.key.startswith("models")
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
 def test_a_model_file_that_may_not_be_read_is_named(tmp_path: Path) -> None:
     written(tmp_path, "GGUF", "a.gguf").chmod(0)

@@ -10,6 +10,7 @@ import stat
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 from pydantic import ValidationError
@@ -129,13 +130,14 @@ def examine(
     # The schema names conflicts too, but all in one; that counts only where the plain data didn't show them.
     mistakes += [mistake for mistake in refused if mistake.key or not conflicts] + conflicts
     mistakes += _unknown_kinds(data, kinds)
-    if config is not None:
-        mistakes += [*keys.read(config, os.environ)[1], *idleness.mistakes(config), *extras.missing(config)]
+    looked_at = _sound(data, mistakes) if config is None else config
+    if looked_at is not None:
+        mistakes += [*keys.read(looked_at, os.environ)[1], *idleness.mistakes(looked_at), *extras.missing(looked_at)]
     found = _located(mistakes, path, text)
-    if config is not None and look_at_files:
-        found += _located(files.missing(config), path, text, fatal=False)
-    if config is not None:
-        found += _located(room.misfits(config, devices), path, text, fatal=False)
+    if looked_at is not None and look_at_files:
+        found += _located(files.missing(looked_at), path, text, fatal=False)
+    if looked_at is not None:
+        found += _located(room.misfits(looked_at, devices), path, text, fatal=False)
     return Examined(config=None if mistakes else config, problems=sorted(found, key=lambda problem: problem.line))
 
 
@@ -158,6 +160,18 @@ def _validated(data: Mapping[str, object]) -> tuple[Config | None, list[Mistake]
         return Config.model_validate(data), []
     except ValidationError as error:
         return None, list(problems.from_validation(error))
+
+
+def _sound(data: Mapping[str, Any], mistakes: Iterable[Mistake]) -> Config | None:
+    """What is left without the sections that have a mistake, so that the rest is looked at too. None: not enough."""
+    rest: dict[Any, Any] = dict(data)
+    for mistake in mistakes:
+        match mistake.key:
+            case ("models" | "backends" | "keys" as section, name, *_) if isinstance(rest.get(section), Mapping):
+                rest[section] = {key: value for key, value in rest[section].items() if key != name}
+            case (key, *_):
+                rest.pop(key, None)
+    return _validated(rest)[0]
 
 
 def _unknown_kinds(data: Mapping[str, object], kinds: Collection[str] | None) -> list[Mistake]:
