@@ -3,9 +3,10 @@
 Counterpart: `load`, which reads the send time that every chunk carries, and `switch`, which reads the mark file.
 It speaks as much HTTP/1.1 as proxies need of an OpenAI-compatible server; it checks nothing and generates nothing.
 
-In a request's body `max_tokens` is the number of content chunks and `seed` the microseconds between them (without
-`stream`: before the reply). The first chunk is sent at once, the end one gap after the last. A content chunk holds `~T`
-and 19 digits: the CLOCK_MONOTONIC nanoseconds at which it was written.
+In a request's body `max_tokens` (or `max_completion_tokens`, which some proxies make of it) is the number of content
+chunks and `seed` the microseconds between them (without `stream`: before the reply). The first chunk is sent at once,
+the end one gap after the last. A content chunk holds `~T` and 19 digits: the CLOCK_MONOTONIC nanoseconds at which it
+was written.
 
 With `--startup-s S`, `/health` answers 503 (with `--refuse`: nothing listens) until S seconds after the program's first
 line. With `--mark FILE`, three lines are appended, `EVENT SECONDS MODEL PID` in CLOCK_MONOTONIC seconds:
@@ -190,7 +191,8 @@ class Upstream:
 
     def _begin_stream(self, connection: Connection, body: bytes) -> None:
         self._streams += 1
-        connection.total = connection.left = _number(body, b'"max_tokens"', 200)
+        wanted = _number(body, b'"max_tokens"', 0) or _number(body, b'"max_completion_tokens"', 200)
+        connection.total = connection.left = wanted
         connection.usage = b'"include_usage"' in body and _follows(body, b'"include_usage"', b"true")
         connection.replying = True
         connection.due_ns = time.monotonic_ns()
