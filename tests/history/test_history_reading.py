@@ -38,7 +38,7 @@ def store(path: Path) -> Store:
 
 def test_requests_come_back_as_they_were_oldest_first(path: Path) -> None:
     one = store(path)
-    records = [replace(ENDED, at=1000.0 + number, wait_s=None if number else 0.5) for number in range(3)]
+    records = [ENDED._replace(at=1000.0 + number, wait_s=None if number else 0.5) for number in range(3)]
     one.add_requests(records[:1])
     one.add_requests(records[1:])
     one.close()
@@ -54,7 +54,7 @@ def test_loads_and_requests_of_one_model_are_told_apart_from_others(path: Path) 
     ]
     for record in loads:
         one.add_load(record)
-    one.add_requests([ENDED, replace(ENDED, model="b")])
+    one.add_requests([ENDED, ENDED._replace(model="b")])
     one.close()
     assert reading.loads(path, model=None, count=10) == loads
     assert reading.loads(path, model="b", count=10) == loads[1:]
@@ -72,7 +72,7 @@ def test_the_oldest_requests_make_room(path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(database, "_KEPT_REQUESTS", 5)
     one = store(path)
     for start in (0, 4, 8):
-        one.add_requests([replace(ENDED, at=float(start + number)) for number in range(4)])
+        one.add_requests([ENDED._replace(at=float(start + number)) for number in range(4)])
     one.close()
     assert [record.at for record in reading.requests(path, model=None, count=100)] == [7.0, 8.0, 9.0, 10.0, 11.0]
 

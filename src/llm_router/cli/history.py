@@ -41,7 +41,7 @@ def history(
         name = None if model is None else settings.canonical(model) or model
         if requests:
             ended = reading.requests(path, model=name, count=count)
-            table, records = _requests(ended), [asdict(record) for record in ended]
+            table, records = _requests(ended), [record._asdict() for record in ended]
         else:
             begun = reading.loads(path, model=name, count=count)
             table, records = _loads(begun), [asdict(record) for record in begun]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,10 +27,10 @@ class LoadRecord:
     error: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestRecord:
-    """One request that is over. `at`: its end. `kind`, `outcome`: as in the metrics. `wait_s`: until it was sent to its
-    server; None: it never was. `first_token_s`: of a stream, from its begin. Nothing of what it said."""
+class RequestRecord(NamedTuple):
+    """One request that is over, and a row as it is written: there may be thousands at once. `at`: its end. `kind`,
+    `outcome`: as in the metrics. `wait_s`: until it was sent to its server; None: it never was. `first_token_s`: of a
+    stream, from its begin. Nothing of what it said."""
 
     at: float
     model: str

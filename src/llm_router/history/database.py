@@ -9,7 +9,7 @@ import json
 import logging
 import sqlite3
 from collections.abc import Iterable, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
@@ -37,7 +37,6 @@ _MIGRATIONS = (
 )
 _KEPT_REQUESTS = 100_000  # some ten megabytes
 _COLUMNS = "at, model, launch_key, took_s, warm, woken, peak_mib, error"
-_REQUEST_COLUMNS = tuple(field.name for field in fields(RequestRecord))
 _PATIENCE_S = 5.0  # for another process that is writing
 _LONGEST_ERROR = 2000
 _MOST_WAITING = 1000  # changes kept for a disk that is full now: those of hours
@@ -81,7 +80,7 @@ class Database:
         self._queue.put(_Insert(row, _values(row)))
 
     def add_requests(self, records: Sequence[RequestRecord]) -> None:
-        self._queue.put(_Requests(tuple(map(astuple, records))))
+        self._queue.put(_Requests(records))
 
     def change_peak(self, row: Row) -> None:
         self._queue.put(_Update(row, json.dumps(row.peak_mib)))
@@ -277,13 +276,13 @@ class _Delete:
 class _Requests:
     """The oldest make room for them."""
 
-    values: tuple[tuple[object, ...], ...]
+    records: Sequence[RequestRecord]
 
     def apply(self, connection: sqlite3.Connection) -> None:
-        places = ", ".join("?" * len(_REQUEST_COLUMNS))
-        columns = ", ".join(_REQUEST_COLUMNS)
+        places = ", ".join("?" * len(RequestRecord._fields))
+        columns = ", ".join(RequestRecord._fields)
         sql = f"INSERT INTO requests ({columns}) VALUES ({places})"  # noqa: S608 -- our own constants
-        connection.executemany(sql, self.values)
+        connection.executemany(sql, self.records)
         connection.execute("DELETE FROM requests WHERE id <= (SELECT max(id) FROM requests) - ?", (_KEPT_REQUESTS,))
 
 

@@ -9,7 +9,6 @@ import json
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from llm_router.history.base import LoadRecord, RequestRecord
 
 _PATIENCE_S = 5.0
 _LOADS = ("at", "model", "launch_key", "took_s", "warm", "woken", "peak_mib", "error")
-_REQUESTS = tuple(field.name for field in fields(RequestRecord))
 
 
 def loads(path: Path, *, model: str | None, count: int) -> list[LoadRecord]:
@@ -41,8 +39,8 @@ def loads(path: Path, *, model: str | None, count: int) -> list[LoadRecord]:
 
 def requests(path: Path, *, model: str | None, count: int) -> list[RequestRecord]:
     """The last `count`, oldest first; of one model or of all. Empty where there is no file. Raises: LlmRouterError."""
-    rows = _rows(path, "requests", _REQUESTS, "1", model, count)
-    return [RequestRecord(**dict(zip(_REQUESTS, row, strict=True))) for row in rows]
+    rows = _rows(path, "requests", RequestRecord._fields, "1", model, count)
+    return [RequestRecord(*row) for row in rows]
 
 
 def _rows(
