@@ -150,21 +150,26 @@ class Wire(asyncio.Transport):
 class Connections:
     """A pool of nothing."""
 
-    now = 0.0
-
     def opened(self, connection: object) -> None: ...
 
     def idle(self, connection: object) -> None: ...
 
 
-def relayed(pieces: list[bytes], lanes: int) -> Relayed:
-    """What becomes of a reply that comes in these pieces."""
-    reply, wire = Relayed(), Wire()
+def begun(reply: Relayed, lanes: int) -> tuple[Connection, Wire]:
+    """A connection on which a stream has begun."""
+    wire = Wire()
     connection = Connection(Connections(), UPSTREAM)
     connection.connection_made(wire)
     connection.begin(Call(UPSTREAM, b"", reply, without_body=False))
     connection._lanes = lanes
     connection.data_received(SSE_HEAD)
+    return connection, wire
+
+
+def relayed(pieces: list[bytes], lanes: int) -> Relayed:
+    """What becomes of a reply that comes in these pieces."""
+    reply = Relayed()
+    connection, wire = begun(reply, lanes)
     for piece in pieces:
         if not wire.closed and connection._call is not None:
             connection.data_received(piece)
@@ -203,6 +208,24 @@ def test_tokens_take_it_from_the_second_on() -> None:
 def test_a_stream_that_looks_different_each_time_is_given_up() -> None:
     pieces = [piece for _ in range(20) for piece in (framed(TOKEN % b"a"), framed(TOKEN % b"a"), framed(_COMMENTS))]
     assert relayed(pieces, lanes=3).by_lane == 3
+
+
+@pytest.mark.parametrize("lanes", [8, 0])
+@pytest.mark.parametrize(("piece", "lives"), [(framed(TOKEN % b"a"), True), (framed(_COMMENTS), False)])
+def test_each_token_is_a_sign_of_life_and_a_comment_is_none(piece: bytes, lives: bool, lanes: int) -> None:
+    reply = Relayed()
+    connection, wire = begun(reply, lanes)
+    connection.data_received(framed(TOKEN % b"a"))
+    for second in range(20):
+        if not wire.closed:
+            connection.data_received(piece)
+        connection.expire(float(second), timeout_s=5.0, late_s=100.0)
+    assert wire.closed is not lives
+    assert reply.by_lane == (20 if lives and lanes else 0)
+    # And silence is one, whatever came before it.
+    for second in range(20, 30):
+        connection.expire(float(second), timeout_s=5.0, late_s=100.0)
+    assert wire.closed
 
 
 async def test_a_client_that_leaves_is_heeded_in_it(bench: Bench) -> None:
