@@ -145,7 +145,6 @@ class Connection(asyncio.Protocol):
         self._learned = 0  # in vain, since one was seen again
         self._reused = False
         self._paused = False
-        self._quiet_since: float | None = None  # set by the first sweep after a sign of life
         self._reset()
 
     def _reset(self) -> None:
@@ -162,7 +161,7 @@ class Connection(asyncio.Protocol):
         self._received = False
         self._lane: Lane | None = None
         self._lanes = _LANES_MAX
-        self._quiet_since = None
+        self._quiet_since: float | None = None  # set by the first sweep after a sign of life
 
     # -- what the owner and the call ask for
 
