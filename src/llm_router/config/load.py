@@ -130,14 +130,12 @@ def examine(
     # The schema names conflicts too, but all in one; that counts only where the plain data didn't show them.
     mistakes += [mistake for mistake in refused if mistake.key or not conflicts] + conflicts
     mistakes += _unknown_kinds(data, kinds)
-    looked_at = _sound(data, mistakes) if config is None else config
-    if looked_at is not None:
-        mistakes += [*keys.read(looked_at, os.environ)[1], *idleness.mistakes(looked_at), *extras.missing(looked_at)]
-    found = _located(mistakes, path, text)
-    if looked_at is not None and look_at_files:
-        found += _located(files.missing(looked_at), path, text, fatal=False)
-    if looked_at is not None:
-        found += _located(room.misfits(looked_at, devices), path, text, fatal=False)
+    sound = _sound(data, mistakes) if config is None else config
+    warnings: list[Mistake] = []
+    if sound is not None:
+        mistakes += [*keys.read(sound, os.environ)[1], *idleness.mistakes(sound), *extras.missing(sound)]
+        warnings += [*(files.missing(sound) if look_at_files else ()), *room.misfits(sound, devices)]
+    found = [*_located(mistakes, path, text), *_located(warnings, path, text, fatal=False)]
     return Examined(config=None if mistakes else config, problems=sorted(found, key=lambda problem: problem.line))
 
 
