@@ -165,8 +165,8 @@ def _sound(data: Mapping[str, Any], mistakes: Iterable[Mistake]) -> Config | Non
     rest: dict[Any, Any] = dict(data)
     for mistake in mistakes:
         match mistake.key:
-            case ("models" | "backends" | "keys" as section, name, *_) if isinstance(rest.get(section), Mapping):
-                rest[section] = {key: value for key, value in rest[section].items() if key != name}
+            case (section, name, *_) if isinstance(rest.get(section), Mapping):
+                rest[section] = {key: value for key, value in rest[section].items() if str(key) != str(name)}
             case (key, *_):
                 rest.pop(key, None)
     return _validated(rest)[0]

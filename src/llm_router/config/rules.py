@@ -135,7 +135,7 @@ def _unknown_ports(data: Data, models: Mapping[str, Data]) -> Iterator[Mistake]:
     for name, model in models.items():
         if model.get("service") is None or model.get("script") is not None or model.get("port") is not None:
             continue
-        section = backends.get(model.get("backend")) if isinstance(backends, Mapping) else None
+        section = backends.get(str(model.get("backend"))) if isinstance(backends, Mapping) else None
         if not isinstance(section, Mapping) or section.get("port") is None:
             yield Mistake(
                 key=("models", name, "service"),
