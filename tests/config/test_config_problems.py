@@ -260,6 +260,28 @@ def test_broken_syntax_is_one_problem_with_its_place(
     assert problem.remedy
 
 
+@pytest.mark.parametrize(
+    ("key", "word"),
+    [
+        ("", "null"),
+        ("~", "null"),
+        ("7", "7"),
+        ("1.5", "1.5"),
+        ("true", "true"),
+        ("None", "None"),
+        ("2001-1-1", "2001-01-01"),
+    ],
+)
+def test_a_key_of_yaml_is_a_word_whatever_it_looks_like(tmp_path: Path, key: str, word: str) -> None:
+    models = f'models:\n {key}: {{backend: openai, url: "http://x"}}\n'
+    examined = examine(written(tmp_path, models, "c.yaml"), kinds=KINDS)
+    assert examined.config is not None, examined.problems
+    assert list(examined.config.models) == [word]
+    (problem,) = check(written(tmp_path, f"{models}backends:\n {key}: {{}}\n", "c.yaml"), kinds=KINDS)
+    assert problem.key == f"backends.{word}"
+    assert f'there is no backend "{word}"' in problem.message
+
+
 def test_tabs_in_json_cost_nothing(tmp_path: Path) -> None:
     path = written(tmp_path, '{\n\t"router_prt": 1,\n\t"models": {"a":\t{"backend":\t"openai", "url": "http://x"}}\n}')
     assert [(problem.line, problem.key) for problem in check(path)] == [(2, "router_prt")]

@@ -53,7 +53,7 @@ def _parsed(content: str, file: Path) -> Text:
     try:
         node = YAML(typ="rt").compose(content)
         if file.suffix != ".json":
-            data = _plain_yaml().load(content)
+            data = _with_words_for_keys(_plain_yaml().load(content))
     except YAMLError as error:
         if file.suffix == ".json":  # such as tabs in odd places: fine in JSON, and only the line numbers are lost
             return Text(data=data)
@@ -79,6 +79,17 @@ def _plain_yaml() -> YAML:
     yaml = YAML(typ="safe", pure=True)
     yaml.allow_duplicate_keys = True  # reported with their lines by _walk
     return yaml
+
+
+def _with_words_for_keys(value: object) -> object:
+    """JSON's keys are words; YAML's may be numbers, nothing at all, or whole lists."""
+    if isinstance(value, dict):
+        return {key if isinstance(key, str) else _word(key): _with_words_for_keys(value[key]) for key in value}
+    return [_with_words_for_keys(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _word(key: object) -> str:
+    return json.dumps(key) if key is None or isinstance(key, bool) else str(key)
 
 
 def _bad_yaml(error: YAMLError) -> BadSyntax:
