@@ -269,7 +269,7 @@ def test_broken_syntax_is_one_problem_with_its_place(
         ("1.5", "1.5"),
         ("true", "true"),
         ("None", "None"),
-        ("2001-1-1", "2001-01-01"),
+        ("2001-01-01", "2001-01-01"),
     ],
 )
 def test_a_key_of_yaml_is_a_word_whatever_it_looks_like(tmp_path: Path, key: str, word: str) -> None:
@@ -280,6 +280,12 @@ def test_a_key_of_yaml_is_a_word_whatever_it_looks_like(tmp_path: Path, key: str
     (problem,) = check(written(tmp_path, f"{models}backends:\n {key}: {{}}\n", "c.yaml"), kinds=KINDS)
     assert problem.key == f"backends.{word}"
     assert f'there is no backend "{word}"' in problem.message
+
+
+def test_the_home_of_a_user_who_isnt_there_is_a_missing_file(tmp_path: Path) -> None:
+    path = written(tmp_path, '{"models": {"a": {"backend": "llamacpp", "path": "~nobody-here/a.gguf"}}}')
+    (problem,) = check(path)
+    assert (problem.key, problem.message) == ("models.a.path", "~nobody-here/a.gguf doesn't exist")
 
 
 def test_tabs_in_json_cost_nothing(tmp_path: Path) -> None:

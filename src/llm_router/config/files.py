@@ -32,7 +32,10 @@ def _resolved(section: object, keys: tuple[str, ...], folder: Path) -> object:
 
 
 def _resolved_path(text: str, folder: Path) -> str:
-    path = folder / Path(text).expanduser()
+    try:
+        path = folder / Path(text).expanduser()
+    except RuntimeError:  # ~SOMEBODY whom nobody knows: a path that doesn't exist
+        return text
     if path.exists():
         return str(path)
     # A bare name is found through PATH, and OWNER/NAME may be a hub id: both are left to whoever uses them.
