@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import sys
 from collections.abc import Callable, Mapping
@@ -13,7 +14,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from llm_router import __version__
-from llm_router.cli import commands
+from llm_router.cli import commands, main
 from llm_router.cli.commands import app
 from llm_router.config import Config
 from llm_router.errors import ConfigError
@@ -77,6 +78,20 @@ def test_version_and_help() -> None:
         assert "Exit codes" in run(command, "--help").stdout
     assert "130" in shown
     assert run("nonsense").exit_code == 2
+
+
+def test_a_user_without_a_home_is_told_what_everybody_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "")  # so that it is put back whatever it was
+    for name in [name for name in os.environ if name == "HOME" or name.startswith("XDG_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(os, "getuid", lambda: 987_654)  # nobody's
+    monkeypatch.setattr(sys, "argv", ["llm-router", "check"])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert "cannot find a configuration file" in capsys.readouterr().err
 
 
 def test_check_is_silent_on_stdout_and_0_without_problems(tmp_path: Path) -> None:
