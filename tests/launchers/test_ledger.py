@@ -28,6 +28,14 @@ def test_an_entry_is_completed_in_place(ledger: Ledger, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["3-abc.json"]
 
 
+def test_what_a_killed_router_was_writing_is_removed(ledger: Ledger, tmp_path: Path) -> None:
+    ledger.write(ENTRY)
+    (tmp_path / "3-abc.tmp").write_text('{"format": 1, "ident')
+    (tmp_path / "4-def.tmp").touch()
+    assert ledger.entries() == [ENTRY]
+    assert [path.name for path in tmp_path.iterdir()] == ["3-abc.json"]
+
+
 def test_the_same_number_of_two_routers_makes_two_entries(ledger: Ledger) -> None:
     other = Entry(identity=ENTRY.identity, token="state:3:def", log="/logs/y.log", boot="b")
     ledger.write(ENTRY)

@@ -7,6 +7,7 @@ not at all; one that can't be read is set aside with a warning.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from dataclasses import asdict, dataclass, replace
@@ -73,7 +74,12 @@ class Ledger:
             log.warning("cannot remove %s: %s; delete it by hand", self._path(entry), error)
 
     def entries(self) -> list[Entry]:
-        """What can be read. What can't is renamed to `….bad`, so that it is reported once and can be looked at."""
+        """What can be read. What can't is renamed to `….bad`, so that it is reported once and can be looked at.
+
+        For a router that begins: what another one was writing when it was killed is removed."""
+        for scratch in self._folder.glob("*.tmp"):
+            with contextlib.suppress(OSError):
+                scratch.unlink()
         found = []
         for path in sorted(self._folder.glob("*.json")):
             try:
