@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
+import httpx
 import pytest
 
 from llm_router.backends.base import Address, Facts, HttpCall, Inquiry
@@ -110,6 +111,15 @@ async def test_a_call_is_sent_as_it_is() -> None:
     lines = heard[0].lower().split(b"\r\n")
     assert lines[0] == b"post /base/load http/1.1"
     assert {b"authorization: bearer k", b"content-length: 2"} < set(lines)
+
+
+async def test_a_connection_that_is_closed_at_once_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def send(client: httpx.AsyncClient, request: httpx.Request, *, stream: bool) -> httpx.Response:
+        raise AttributeError("'NoneType' object has no attribute 'getpeername'")  # as anyio does
+
+    monkeypatch.setattr(httpx.AsyncClient, "send", send)
+    with pytest.raises(LaunchError, match="closed as soon as it was open"):
+        await calls.ask(Address(host="127.0.0.1", port=1), GET)
 
 
 async def test_no_proxy_stands_between_us_and_our_servers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from launching import AT_ONCE, fake_spec, identity, is_alive, line_of, python_sp
 
 from llm_router.backends.base import Address, LaunchSpec, StopPlan
 from llm_router.errors import LaunchError
+from llm_router.launchers.ledger import Entry, Ledger
 from llm_router.launchers.process import ProcessLauncher
 
 
@@ -141,6 +142,23 @@ async def test_stdin_never_ends(launcher: ProcessLauncher, tmp_path: Path) -> No
         fifo.write_text(f"{word}\n")
         assert await line_of(process, f"stdin: {word}")
     assert not process.exited.done()
+
+
+async def test_its_entry_is_the_last_to_go(
+    launcher: ProcessLauncher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A router that is killed in between leaves nothing that the next one wouldn't find."""
+    left: list[str] = []
+    remove = Ledger.remove
+
+    def removing(ledger: Ledger, entry: Entry) -> None:
+        left.extend(path.suffix for path in (tmp_path / "state" / "instances").iterdir())
+        remove(ledger, entry)
+
+    monkeypatch.setattr(Ledger, "remove", removing)
+    process = await launcher.start(fake_spec(), identity())
+    await process.stop(AT_ONCE)
+    assert left == [".json"]
 
 
 async def test_it_inherits_no_open_file_of_ours(launcher: ProcessLauncher) -> None:

@@ -83,14 +83,23 @@ async def _sent(address: Address, call: HttpCall) -> AsyncIterator[httpx.Respons
     # Without the environment's proxies: these servers are ours or our neighbours'.
     verify = ssl.create_default_context() if address.tls else False
     try:
-        async with (
-            httpx.AsyncClient(timeout=None, trust_env=False, verify=verify) as client,  # noqa: S113 - see the callers
-            client.stream(call.method, url, content=call.body, headers=list(call.headers)) as response,
-        ):
-            yield response
+        async with httpx.AsyncClient(timeout=None, trust_env=False, verify=verify) as client:  # noqa: S113 - see callers
+            request = client.build_request(call.method, url, content=call.body, headers=list(call.headers))
+            response = await _begun(client, request)
+            try:
+                yield response
+            finally:
+                await response.aclose()
     except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
         why = str(error) or type(error).__name__
         raise LaunchError(f"cannot ask {_place(address, call)}: {why}") from error
+
+
+async def _begun(client: httpx.AsyncClient, request: httpx.Request) -> httpx.Response:
+    try:
+        return await client.send(request, stream=True)
+    except AttributeError as error:  # anyio's, which looks for the socket of a connection that is gone by then
+        raise httpx.ConnectError("the connection was closed as soon as it was open") from error
 
 
 def _place(address: Address, call: HttpCall) -> str:

@@ -192,9 +192,10 @@ class ProcessLauncher:
                         error, entry.identity.model, step)  # fmt: skip
 
     def _forget(self, state: StateFolder, entry: Entry) -> None:
-        Ledger(state.instances).remove(entry)
-        with contextlib.suppress(OSError):  # the ledger has said it
+        """The entry last: if we are killed in between, it leads the next router to the rest."""
+        with contextlib.suppress(OSError):  # the ledger says it
             state.stdin(entry.key).unlink(missing_ok=True)
+        Ledger(state.instances).remove(entry)
 
     def _reopen(self, entry: Entry) -> LogFile | None:
         try:
