@@ -170,6 +170,12 @@ def begun(reply: Relayed, lanes: int) -> tuple[Connection, Wire]:
     return connection, wire
 
 
+def pass_by(connection: Connection, seconds: range, *, timeout_s: float = 5.0) -> None:
+    """What the pool's sweep does in this time."""
+    for second in seconds:
+        connection.expire(float(second), timeout_s=timeout_s, late_s=100.0)
+
+
 def relayed(pieces: list[bytes], lanes: int) -> Relayed:
     """What becomes of a reply that comes in these pieces."""
     reply = Relayed()
@@ -223,12 +229,11 @@ def test_each_token_is_a_sign_of_life_and_a_comment_is_none(piece: bytes, lives:
     for second in range(20):
         if not wire.closed:
             connection.data_received(piece)
-        connection.expire(float(second), timeout_s=5.0, late_s=100.0)
+        pass_by(connection, range(second, second + 1))
     assert wire.closed is not lives
     assert reply.by_lane == (20 if lives and lanes else 0)
     # And silence is one, whatever came before it.
-    for second in range(20, 30):
-        connection.expire(float(second), timeout_s=5.0, late_s=100.0)
+    pass_by(connection, range(20, 30))
     assert wire.closed
 
 

@@ -7,11 +7,11 @@ import json
 from collections.abc import AsyncIterator
 
 import pytest
-from test_lane import UPSTREAM, Relayed, begun
+from test_lane import UPSTREAM, Relayed, begun, pass_by
 from test_replies import DONE, FINISH, SSE_HEAD, TOKEN, contents, ok
 from wire import Bench, chunked, read_request
 
-from llm_router.relay.connection import Call
+from llm_router.relay.connection import Call, Connection
 
 PING = chunked(b": ping\n\n")[0]
 NEVER = "x-llm-router-performance: never\r\n"
@@ -97,41 +97,41 @@ async def test_comments_between_tokens_are_no_reason_to_give_up(bench: Bench) ->
     assert bench.dispatcher.closed == [(1, False)]
 
 
+def ended(connection: Connection) -> None:
+    connection.data_received(chunked(FINISH)[0] + chunked(DONE)[0] + b"0\r\n\r\n")
+
+
 def test_what_was_quiet_before_a_request_is_no_silence_of_its_server() -> None:
     connection, wire = begun(Relayed(), lanes=8)
-    connection.data_received(chunked(FINISH)[0] + chunked(DONE)[0] + b"0\r\n\r\n")
-    for second in range(20):  # kept for the next request
-        connection.expire(float(second), timeout_s=5.0, late_s=100.0)
+    ended(connection)
+    pass_by(connection, range(20))  # kept for the next request
     connection.begin(Call(UPSTREAM, b"", Relayed(), without_body=False))
-    for second in range(20, 25):
-        connection.expire(float(second), timeout_s=5.0, late_s=100.0)
+    pass_by(connection, range(20, 26))
     assert not wire.closed
-    connection.expire(26.0, timeout_s=5.0, late_s=100.0)
+    pass_by(connection, range(26, 27))
     assert wire.closed
 
 
 def test_while_the_client_reads_slowly_its_server_is_not_silent() -> None:
     connection, wire = begun(Relayed(), lanes=8)
-    connection.expire(0.0, timeout_s=5.0, late_s=100.0)
+    pass_by(connection, range(1))
     connection.pause()
-    connection.expire(20.0, timeout_s=5.0, late_s=100.0)
+    pass_by(connection, range(1, 20))
     connection.resume()
-    for second in range(21, 26):
-        connection.expire(float(second), timeout_s=5.0, late_s=100.0)
+    pass_by(connection, range(20, 26))
     assert not wire.closed
-    connection.expire(27.0, timeout_s=5.0, late_s=100.0)
+    pass_by(connection, range(26, 27))
     assert wire.closed
 
 
 def test_a_connection_is_idle_from_the_end_of_its_reply_on() -> None:
     connection, wire = begun(Relayed(), lanes=8)
-    connection.data_received(chunked(FINISH)[0] + chunked(DONE)[0] + b"0\r\n\r\n")
+    ended(connection)
     for _ in range(2):  # the second time, the head of the reply is known
         connection.begin(Call(UPSTREAM, b"", Relayed(), without_body=False))
-        connection.expire(0.0, timeout_s=100.0, late_s=100.0)
+        pass_by(connection, range(1), timeout_s=100.0)
         connection.data_received(ok())
-    connection.expire(25.0, timeout_s=100.0, late_s=100.0)
-    connection.expire(50.0, timeout_s=100.0, late_s=100.0)
+    pass_by(connection, range(25, 56), timeout_s=100.0)
     assert not wire.closed
-    connection.expire(60.0, timeout_s=100.0, late_s=100.0)
+    pass_by(connection, range(56, 57), timeout_s=100.0)
     assert wire.closed
